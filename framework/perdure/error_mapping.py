@@ -15,6 +15,7 @@ from typing import Any
 
 from restate.exceptions import RetryableError
 
+from perdure._runtime.plain_text import text_of
 from perdure._runtime.retry_after import retry_after
 from perdure._runtime.sdk import is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
@@ -81,7 +82,7 @@ class ErrorMapping:
 
 
 def _terminal(kind: type[PerdureTerminalError], error: Exception) -> PerdureTerminalError:
-    return kind(str(error) or type(error).__name__, metadata={"cause": type(error).__name__})
+    return kind(text_of(error) or type(error).__name__, metadata={"cause": type(error).__name__})
 
 
 def _is_exception(kind: Any) -> bool:

@@ -33,14 +33,21 @@
 
 Only code, message and metadata of a terminal error cross services. Each class therefore puts its ``code`` into the
 metadata, and `error_code` reads it from any terminal error.
+
+Messages and metadata may be any objects: their text is escaped where UTF-8 or a terminal needs it, and shortened. A
+status that is not 400 to 599 is replaced by the class's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final
 
 from restate import TerminalError
+from restate.exceptions import RetryableError
+
+from perdure._runtime.plain_text import message_text, text_of
 
 __all__ = [
     "ApprovalTimeout",
@@ -80,6 +87,10 @@ __all__ = [
 
 CODE_KEY = "code"
 
+_MAX_METADATA: Final = 64
+_METADATA_NAME_LENGTH: Final = 200
+_METADATA_VALUE_LENGTH: Final = 4_000
+
 
 def is_terminal(error: BaseException) -> bool:
     """Return whether an error ends the invocation: a terminal error, or an error raised ``from`` one."""
@@ -102,7 +113,89 @@ def error_code(error: TerminalError) -> str | None:
     Args:
         error: A terminal error, raised here or received from another service.
     """
-    return (error.metadata or {}).get(CODE_KEY)
+    return metadata_of(error).get(CODE_KEY)
+
+
+def message_of(error: TerminalError) -> str:
+    """Return the message of a terminal error as the engine accepts it, whatever its class and message are."""
+    return _text(_attribute(error, "message"), type(error))
+
+
+def status_of(error: TerminalError) -> int:
+    """Return the status of a terminal error as the engine accepts it."""
+    return clean_status(_attribute(error, "status_code"))
+
+
+def metadata_of(error: TerminalError) -> dict[str, str]:
+    """Return the metadata of a terminal error as the engine accepts them."""
+    return clean_metadata(_attribute(error, "metadata"))
+
+
+def clean_metadata(metadata: object) -> dict[str, str]:
+    """Return metadata as the engine accepts them: short, encodable texts. Of too many, the code and the latest."""
+    if metadata is None:
+        return {}
+    try:
+        items = list(metadata.items()) if isinstance(metadata, Mapping) else [("metadata", metadata)]
+    except BaseException as error:  # noqa: BLE001 - an untrusted class may raise anything
+        items = [("metadata", f"<{type(metadata).__name__} whose items raise {type(error).__name__}>")]
+    return {
+        message_text(name, _METADATA_NAME_LENGTH): message_text(value, _METADATA_VALUE_LENGTH)
+        for name, value in (items if len(items) <= _MAX_METADATA else [items[0], *items[1 - _MAX_METADATA :]])
+    }
+
+
+def clean_status(status: object, default: int = 500) -> int:
+    """Return an HTTP status of 400 to 599, or the default; a caller would take another one for success."""
+    if isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599:
+        return int(status)
+    return default
+
+
+def clean_terminal(error: TerminalError) -> TerminalError:
+    """Return an error whose message, status and metadata the engine accepts: the error itself, corrected if necessary.
+
+    User code may raise the SDK's class, with any values, or a subclass that lacks some.
+    """
+    message, status, metadata = message_of(error), status_of(error), metadata_of(error) or None
+    try:
+        if (error.message, error.status_code, error.metadata or None) != (message, status, metadata):
+            error.message, error.status_code, error.metadata = message, status, metadata
+    except BaseException:  # noqa: BLE001 - an untrusted class may raise anything
+        return TerminalError(message, status, metadata).with_traceback(error.__traceback__)
+    return error
+
+
+def reportable(error: Exception) -> Exception:
+    """Return an error that the SDK can report: the error itself, or a substitute if the error cannot be read.
+
+    The SDK reads the attributes of the first terminal or retryable error in the chain of causes, or else the ``repr``,
+    and the traceback. A failure there would leave the attempt open.
+    """
+    decisive = next((cause for cause in causes(error) if isinstance(cause, TerminalError | RetryableError)), None)
+    if isinstance(decisive, TerminalError):
+        clean = clean_terminal(decisive)
+        return error if clean is decisive else clean
+    try:
+        if decisive is not None:
+            _ = decisive.message, decisive.status_code, decisive.retry_after
+        repr(error)
+        traceback.format_exception(error)
+    except BaseException:  # noqa: BLE001 - an untrusted class may raise anything
+        return PerdureError(text_of(error, repr)).with_traceback(error.__traceback__)
+    return error
+
+
+def _text(message: object, kind: type[TerminalError]) -> str:
+    return kind.__name__ if message is None else message_text(message)
+
+
+def _attribute(error: TerminalError, name: str) -> object:
+    """Return an attribute, or None if a subclass has not set it or raises an error."""
+    try:
+        return getattr(error, name)
+    except BaseException:  # noqa: BLE001 - an untrusted class may raise anything
+        return None
 
 
 class PerdureTerminalError(TerminalError):
@@ -110,17 +203,17 @@ class PerdureTerminalError(TerminalError):
 
     Args:
         message: What happened, where, and what to do.
-        status_code: HTTP status; by default the class's own.
-        metadata: More details, all strings. They travel with the error from service to service.
+        status_code: HTTP status, 400 to 599; by default the class's own.
+        metadata: More details, as texts. They travel with the error from service to service.
     """
 
     code: ClassVar[str] = "terminal"
     default_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, status_code: int | None = None, metadata: dict[str, str] | None = None) -> None:
-        # The SDK accepts strings only: another value would break the attempt, or leave a run that never ends.
-        details = {name: str(value) for name, value in {CODE_KEY: self.code, **(metadata or {})}.items()}
-        super().__init__(message, self.default_status if status_code is None else status_code, details)
+        # The SDK accepts encodable texts only: another value would leave the attempt open.
+        details = {CODE_KEY: self.code, **clean_metadata(metadata)}
+        super().__init__(_text(message, type(self)), clean_status(status_code, self.default_status), details)
 
 
 class InvalidInput(PerdureTerminalError):
@@ -235,7 +328,7 @@ class Refused(PerdureTerminalError):
         metadata: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
-            message, status_code=status_code, metadata={CODE_KEY: code or type(self).code, **(metadata or {})}
+            message, status_code=status_code, metadata={CODE_KEY: code or type(self).code, **clean_metadata(metadata)}
         )
 
 
@@ -256,11 +349,11 @@ class RetryExhausted(PerdureTerminalError):
     code = "retry_exhausted"
 
     def __init__(self, attempts: int, cause: TerminalError) -> None:
-        details = dict(cause.metadata or {})
+        details = metadata_of(cause)
         if CODE_KEY in details:
             details["cause_code"] = details[CODE_KEY]
         metadata = {**details, CODE_KEY: self.code, "attempts": str(attempts)}
-        super().__init__(f"retry exhausted after {attempts} attempts: {cause.message}", metadata=metadata)
+        super().__init__(f"retry exhausted after {attempts} attempts: {message_of(cause)}", metadata=metadata)
 
 
 class LoopLimitReached(PerdureTerminalError):
@@ -281,8 +374,8 @@ class LoopFailed(PerdureTerminalError):
     code = "loop_failed"
 
     def __init__(self, message: str, iteration: int, cause: TerminalError) -> None:
-        metadata = {**(cause.metadata or {}), "iteration": str(iteration)}
-        super().__init__(f"{message}: {cause.message}", status_code=cause.status_code, metadata=metadata)
+        metadata = {**metadata_of(cause), "iteration": str(iteration)}
+        super().__init__(f"{message}: {message_of(cause)}", status_code=status_of(cause), metadata=metadata)
         self.iteration = iteration
 
 
@@ -303,8 +396,9 @@ class StepFailed(PerdureTerminalError):
     code = "step_failed"
 
     def __init__(self, step: str, cause: TerminalError) -> None:
-        metadata = {**(cause.metadata or {}), "step": step}
-        super().__init__(f"step '{step}' failed: {cause.message}", status_code=cause.status_code, metadata=metadata)
+        metadata = {**metadata_of(cause), "step": step}
+        message = f"step '{step}' failed: {message_of(cause)}"
+        super().__init__(message, status_code=status_of(cause), metadata=metadata)
         self.step = step
 
 

@@ -13,11 +13,12 @@ import restate
 from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
-from perdure.errors import ConfigurationError, PerdureTerminalError
+from perdure.errors import ConfigurationError, PerdureTerminalError, reportable
 from perdure.observability.lifecycle import HandlerRole, observe_attempt
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
@@ -135,7 +136,7 @@ def bind(
         options["metadata"] = {**(options.get("metadata") or {}), READ_ONLY: "true"}
 
     async def work(ctx: Any, request: Any) -> Written:
-        response = await invoke(ctx, request)
+        response = await _reporting(invoke(ctx, request))
         written = response if isinstance(response, Written) else serialize_response(response, output, target)
         sdk.check_answer(ctx, len(written))
         return written
@@ -172,6 +173,16 @@ def bind(
         decorate = definition.main
     decorate(name=name, **serdes, **options)(function)
     return target
+
+
+async def _reporting(work: Awaitable[T]) -> T:
+    """Await user code, and replace an error that the SDK could not report."""
+    try:
+        return await work
+    except Exception as error:
+        if (reported := reportable(error)) is not error:
+            raise reported from None
+        raise
 
 
 def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from perdure._runtime.engine_texts import check_name
 from perdure.errors import InvalidInput
 from perdure.guardrails import GuardrailPolicy, guardrail, policy_in
 
@@ -64,7 +65,7 @@ def check_idempotency_key(key: str, policy: GuardrailPolicy | None = None) -> st
         policy: The policy; by default that of ``PERDURE_IDEMPOTENCY_VALIDATION``, else the guardrails' policy.
 
     Raises:
-        InvalidInput: The key is empty.
+        InvalidInput: The key is empty, or is no text that the engine can store.
         GuardrailViolation: The key may contain a timestamp, and the policy is strict.
     """
     _not_empty(key)
@@ -75,7 +76,7 @@ def check_idempotency_key(key: str, policy: GuardrailPolicy | None = None) -> st
 
 
 def _not_empty(key: str) -> None:
-    if not key:
+    if not check_name("idempotency key", key):
         raise InvalidInput("idempotency key cannot be empty", metadata={"field": "idempotency_key"})
 
 

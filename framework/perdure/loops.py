@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast, overload
 import restate
 
 from perdure._runtime.waiting import is_own_cancel
-from perdure.errors import InvalidInput, LoopFailed, LoopLimitReached, RetryExhausted, TerminalError
+from perdure.errors import InvalidInput, LoopFailed, LoopLimitReached, RetryExhausted, TerminalError, message_of
 from perdure.observability.logging import get_logger
 from perdure.retry import SHORTEST, RetryPolicy
 from perdure.timers import WorkflowTimer
@@ -134,7 +134,7 @@ class WorkflowLoop:
                     raise
                 if not policy.permits(attempt):
                     raise RetryExhausted(attempts, error) from error
-                failure = error.message
+                failure = message_of(error)
             delay = policy.delay_after(attempt)
             log.warning("workflow.retry", attempt=attempt, of=attempts, error=failure, delay=delay.total_seconds())
             await self._timer.sleep(delay, f"retry {attempt}")

@@ -20,12 +20,20 @@ from restate.serde import Serde
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
+from perdure._runtime.plain_text import display_name, text_of
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import TypedSerde, result_type, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
-from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
+from perdure.errors import (
+    Cancelled,
+    ConfigurationError,
+    InvalidInput,
+    RunExhausted,
+    TerminalError,
+    reportable,
+)
 from perdure.observability.activities import current_activity
 from perdure.observability.lifecycle import observe_run
 from perdure.retry import RetryPolicy, check_backoff
@@ -110,7 +118,7 @@ class _AttemptFailedError(Exception):
     """
 
     def __init__(self, cause: Exception) -> None:
-        super().__init__(f"{_ATTEMPT_FAILED}{cause!r}")
+        super().__init__(f"{_ATTEMPT_FAILED}{text_of(cause, repr)}")
 
     def __repr__(self) -> str:
         return str(self)
@@ -200,12 +208,16 @@ def run_async(
         The run's future.
 
     Raises:
-        ConfigurationError: The run has no name.
+        InvalidInput: The run has no name, or an object of another type.
         PerdureTerminalError: The context was used inside another run, or no result of this type can be read back.
     """
     settings = RunConfig(config) if isinstance(config, str) else config
+    if not isinstance(settings, RunConfig):
+        raise InvalidInput(f"a run takes its name or a RunConfig; got {type(settings).__name__}")
+    if (name := display_name(settings.name)) != settings.name:
+        settings = settings.named(name)
     if not settings.name:
-        raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
+        raise InvalidInput("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
     sdk.guard(ctx)
     inner = serde_for(result_type(action) if returns is None else returns)
@@ -221,11 +233,13 @@ def run_async(
             async with member.attempt():
                 with observe_run(ctx, settings.name, parent), mapped_errors(mapping):
                     result = await _perform(action, args)
-        except TerminalError:
+        except TerminalError as error:
             member.finish()
+            if (reported := reportable(error)) is not error:
+                raise reported from None
             raise
-        except Exception as error:
-            raise await _failure(settings, member, error) from error
+        except Exception as error:  # noqa: BLE001 - reported to the SDK
+            raise await _failure(settings, member, error) from reportable(error)
         member.finish()
         return result
 
@@ -236,7 +250,7 @@ def run_async(
 
 async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) -> Exception:
     """Return the exception that reports a failed attempt to the SDK."""
-    message = f"{_ATTEMPT_FAILED}{error!r}"
+    message = f"{_ATTEMPT_FAILED}{text_of(error, repr)}"
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
     status = error.status_code if isinstance(error, RetryableError) else 500
     failures = member.fail()

@@ -156,7 +156,7 @@ class InternalSignal(Generic[T]):
         await self._promise.resolve(value)
 
     async def reject(self, reason: str, code: int = 500) -> None:
-        """Fail the promise: waiting handlers get a terminal error with this reason and HTTP status."""
+        """Fail the promise: waiting handlers get a terminal error with this reason and HTTP status, 400 to 599."""
         await self._promise.reject(reason, code)
 
 
@@ -214,7 +214,7 @@ def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: in
         ctx: The handler's context.
         id_: The signal's ID.
         reason: The error's message.
-        code: The error's HTTP status.
+        code: The error's HTTP status, 400 to 599; another one becomes 500.
 
     Raises:
         InvalidInput: The ID is not that of a signal.

@@ -17,6 +17,7 @@ from restate.serde import BytesSerde, Serde
 from typing_extensions import TypeVar
 
 from perdure._runtime import sdk
+from perdure._runtime.engine_texts import check_name
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import TypedSerde, invalid_input, serde_for
 from perdure.errors import (
@@ -88,7 +89,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         default_factory: Creates that value; instead of ``default``.
 
     Raises:
-        InvalidInput: The handler has no state.
+        InvalidInput: The handler has no state, or the name is no text that the engine can store.
     """
 
     @overload
@@ -111,6 +112,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         default: Any = None,
         default_factory: Callable[[], Any] | None = None,
     ) -> None:
+        check_name("state", key)
         info = sdk.handler_info(cast("restate.Context", ctx))
         if info.kind == "service":
             raise InvalidInput(

@@ -7,26 +7,25 @@ interpret brackets as markup. All commands print through `TerminalConsole`, whic
 from __future__ import annotations
 
 import io
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.highlighter import Highlighter
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, is_visible
+from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, escape_rest, shorten
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-_NOT_ASCII: Final = re.compile(r"[^ -~\n]")
+_MIN_COLUMNS: Final = 20
 
 
 class TerminalConsole(Console):
@@ -39,6 +38,16 @@ class TerminalConsole(Console):
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Number of columns, at least 20, and of lines. Rich prints nothing in no columns."""
+        found = super().size
+        return ConsoleDimensions(max(found.width, _MIN_COLUMNS), found.height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
 
     def render_str(
         self,
@@ -53,7 +62,8 @@ class TerminalConsole(Console):
         highlighter: Callable[[str | Text], Text] | Highlighter | None = None,  # noqa: ARG002 - Rich's signature
     ) -> Text:
         """Return a string as Rich text. Rich calls this for each string that it measures or prints."""
-        return Text(escape_invisible(text), style=style, justify=justify, overflow=overflow)
+        # Rich would cut a word that is wider than its column, such as an ID.
+        return Text(escape_invisible(text), style=style, justify=justify, overflow=overflow or "fold")
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render, and escape invisible characters of renderables that are not strings."""
@@ -61,7 +71,7 @@ class TerminalConsole(Console):
             if segment.control:
                 yield segment
             else:
-                yield Segment(_NOT_ASCII.sub(_escaped, segment.text), segment.style)
+                yield Segment(escape_rest(segment.text, keep="\n"), segment.style)
 
     def say(self, line: str, style: str | None = None) -> None:
         """Print a line without wrapping it.
@@ -89,13 +99,9 @@ class TerminalConsole(Console):
         self.print(Text(escape_json(answer.model_dump_json(indent=2))), soft_wrap=True)
 
 
-def _escaped(match: re.Match[str]) -> str:
-    return match[0] if is_visible(match[0]) else escape_invisible(match[0])
-
-
 def multiline_text(text: str) -> Text:
     """Return a text with its line breaks, such as indented JSON, for a cell of a table."""
-    return Text(escape_invisible(text, keep="\n"))
+    return Text(escape_invisible(text, keep="\n"), overflow="fold")
 
 
 console = TerminalConsole()
@@ -130,13 +136,26 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
     try:
         commands()
     except Exception as error:
-        # Imported here, since it loads Restate's SDK, and a help text needs none.
-        from perdure.errors import PerdureError, PerdureTerminalError  # noqa: PLC0415
-
-        if not isinstance(error, PerdureError | PerdureTerminalError):
+        explanation = _explanation(error)
+        if explanation is None:
             raise
-        error_console.print_lines(f"{program}: {error}")
+        error_console.print_lines(f"{program}: {explanation}")
         sys.exit(1)
+
+
+def _explanation(error: Exception) -> str | None:
+    """Return the text of an error that the user can correct; None for a fault of the program."""
+    # Imported here, since they load Restate's SDK, and a help text needs none.
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from perdure._runtime.serdes import invalid_input  # noqa: PLC0415
+    from perdure.errors import PerdureError, TerminalError  # noqa: PLC0415
+
+    if isinstance(error, ValidationError):
+        return invalid_input(error).message
+    if isinstance(error, UnicodeEncodeError):
+        return f"'{shorten(error.object, 200)}' is not UTF-8; pass UTF-8 text, or set LC_ALL=C.UTF-8"
+    return str(error) if isinstance(error, PerdureError | TerminalError | OSError) else None
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -16,13 +17,16 @@ from perdure import (
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
+    ObjectClient,
     Orchestration,
     RunConfig,
     SagaConfig,
     ServiceClient,
     State,
     Target,
+    get_internal_signal,
     handler,
+    reject_external_signal,
     run_with_retry,
     wait_for_external_signal,
 )
@@ -160,7 +164,7 @@ async def test_distinguish_cancel_from_application_409(restate, did):
 
     target = Target("ErrorsWaiting", "go", str, str)
     env = await restate.serve(waiting)
-    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+    async with IngressClient(env.ingress, timeout=timedelta(seconds=30)) as ingress, AdminClient(env.admin) as admin:
         assert await ingress.call(target, "refusal") == "409 cancelled"
         for what in WAITS:
             key = str(uuid4())
@@ -272,3 +276,172 @@ async def test_orchestration_maps_errors_of_steps(restate):
     assert (failed.value.code, failed.value.metadata["rollback"]) == ("refused", "needs_attention")
     assert {step.step: step.error for step in rollback.steps if step.error} == {"load": "the lorry is still there"}
     assert tried == {"send": 1, "undo": 1}
+
+
+# --- odd texts --------------------------------------------------------------------------------------------------------
+
+
+class Unreadable:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+    __str__ = __repr__
+
+
+class UnreadableError(Exception):
+    __repr__ = __str__ = Unreadable.__repr__
+
+
+ODD: dict[str, Any] = {
+    "surrogate": "caf\udce9",
+    "control": "a\x1b[2J\x00\r\nb",
+    "long": "x" * 1_100_000,
+    "empty": "",
+    "space": " ",
+    "emoji": "🚲",
+    "none": None,
+    "number": 10**30,
+    "bytes": b"\xff",
+    "unreadable": Unreadable(),
+}
+STATUS: list[Any] = [0, 99, 200, 600, 1000, 70_000, -1, True, None, "404"]
+FAIL_TWICE = RunConfig("work", max_retries=1, initial_delay=TICK, max_delay=TICK)
+odd_things, odd_flow = sdk.VirtualObject("OddThings"), ControlPlaneService("OddFlow", public=True)
+odd_attempts: Counter[str] = Counter()
+
+
+@handler(odd_things, "exclusive")
+async def refused(ctx: sdk.ObjectContext, how: str) -> None:
+    raise Refused(ODD[how], 404, "missing", {"file": ODD[how], ODD[how]: "file"})
+
+
+@handler(odd_things, "exclusive")
+async def terminal(ctx: sdk.ObjectContext, how: str) -> None:
+    raise TerminalError(ODD[how], 404, {"file": ODD[how], ODD[how]: "file"})
+
+
+@handler(odd_things, "exclusive")
+async def status(ctx: sdk.ObjectContext, how: str) -> None:
+    raise TerminalError("x", STATUS[list(ODD).index(how)])
+
+
+@handler(odd_things, "exclusive")
+async def terminal_in_run(ctx: sdk.ObjectContext, how: str) -> None:
+    def work() -> None:
+        raise TerminalError(ODD[how], STATUS[list(ODD).index(how)], {"file": ODD[how]})
+
+    await run_with_retry(ctx, QUICK, work)
+
+
+@handler(odd_things, "exclusive")
+async def error_in_run(ctx: sdk.ObjectContext, how: str) -> None:
+    def work() -> None:
+        raise UnreadableError(ODD[how]) if how == "unreadable" else OSError(ODD[how])
+
+    await run_with_retry(ctx, FAIL_TWICE, work)
+
+
+@handler(odd_things, "exclusive", errors=ErrorMapping({LookupError: Conflict}))
+async def mapped(ctx: sdk.ObjectContext, how: str) -> None:
+    class Missing(LookupError):
+        __str__ = Unreadable.__repr__ if how == "unreadable" else LookupError.__str__
+
+    raise Missing(ODD[how])
+
+
+@handler(odd_things, "exclusive", invocation_retry_policy=sdk.InvocationRetryPolicy(initial_interval=TICK))
+async def retried(ctx: sdk.ObjectContext, how: str) -> str:
+    odd_attempts[key := f"{ctx.key()}/{how}"] += 1
+    if odd_attempts[key] < 3:
+        raise UnreadableError(ODD[how]) if odd_attempts[key] == 1 else RetryableError(ODD[how], 500, TICK)
+    return how
+
+
+@handler(odd_things, "exclusive")
+async def rejection(ctx: sdk.ObjectContext, how: str) -> None:
+    signal = wait_for_external_signal(ctx, str)
+    reject_external_signal(ctx, signal.id, ODD[how], STATUS[list(ODD).index(how)])
+    await signal.result()
+
+
+@handler(odd_things, "exclusive")
+async def run_name(ctx: sdk.ObjectContext, how: str) -> str:
+    return await run_with_retry(ctx, ODD[how], lambda: how, returns=str)
+
+
+@handler(odd_things, "exclusive")
+async def state_name(ctx: sdk.ObjectContext, how: str) -> str:
+    for name in ("control", "empty", "space", "emoji"):
+        await State(ctx, ODD[name], str).set(name)
+    return str(await State(ctx, ODD[how], str).get())
+
+
+@handler(odd_things, "shared")
+async def header_value(ctx: sdk.ObjectSharedContext, how: str) -> str:
+    return next((name for name in ODD if ODD[name] == ctx.request().headers.get("x-what")), "other")
+
+
+@handler(odd_things, "exclusive")
+async def header(ctx: sdk.ObjectContext, how: str) -> str:
+    return await ObjectClient(ctx, header_value, ctx.key()).call(how, headers={"x-what": ODD[how]})
+
+
+@handler(odd_things, "exclusive")
+async def idempotency_key(ctx: sdk.ObjectContext, how: str) -> str:
+    key = ctx.key() + ODD[how] if isinstance(ODD[how], str) else ODD[how]
+    await ObjectClient(ctx, header_value, ctx.key()).call(how, idempotency_key=key)
+    return how
+
+
+async def _same(how: str) -> str:
+    return how
+
+
+@odd_flow.main
+async def odd_steps(cp: Orchestration, how: str) -> str:
+    """Do a step of this name, then fail with this text, so that the saga stores both."""
+    place, _, how = how.partition("/")
+    if place == "step":
+        return await cp.step(ODD[how], _same, how)
+    if place == "promise":
+        signal = get_internal_signal(cp.ctx, ODD[how], str)
+        await signal.resolve(how)
+        return await signal.result()
+    raise TerminalError(ODD[how], STATUS[list(ODD).index(how)], {"file": ODD[how]})
+
+
+NAMED = (run_name, state_name, header, idempotency_key)
+FAILING = (refused, terminal, status, terminal_in_run, error_in_run, mapped, rejection)
+
+
+@pytest.mark.restate_modes("http2", "always_suspending")
+async def test_odd_texts_fail_or_work_at_once(restate):
+    env = await restate.serve(odd_things, odd_flow, *hosting.definitions())
+    flows = Target("OddFlow", "run", str, str)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+
+        async def outcome(target: Any, how: str) -> str | IngressError:
+            try:
+                return cast("str", await ingress.call(target, how, key=str(uuid4())))
+            except IngressError as error:
+                return error
+
+        works = [(place, how) for place in (*NAMED, retried) for how in ODD]
+        works += [(flows, f"{place}/{how}") for place in ("step", "promise") for how in ODD if how != "unreadable"]
+        fails = [(place, how) for place in FAILING for how in ODD] + [(flows, f"error/{how}") for how in ODD]
+        outcomes = await asyncio.gather(*(outcome(target, how) for target, how in works + fails))
+        for (target, how), found in zip(works, outcomes, strict=False):
+            name = how.rpartition("/")[2]
+            if isinstance(found, IngressError):
+                assert target is not retried, (how, found)
+                assert (found.status_code, found.code) == (400, "invalid_input"), (target, how, found)
+                assert name not in ("control", "space", "emoji"), (target, how, found)
+            else:
+                assert found == name, (target, how)
+        for (target, how), found in zip(fails, outcomes[len(works) :], strict=True):
+            assert isinstance(found, IngressError), (target, how)
+            assert found.source == "invocation", (target, how, found)
+            assert 400 <= found.status_code <= 599
+            assert len(found.message) < 20_000
+        rows = await admin.query("select target from sys_invocation where status != 'completed'")
+        assert rows == []

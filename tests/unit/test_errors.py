@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
+from http import HTTPStatus
+from typing import Any, cast
+from unicodedata import category
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from restate.exceptions import RetryableError
 
 from perdure import errors
 from perdure.errors import (
     Cancelled,
     IngressError,
     InvalidInput,
+    LoopFailed,
     PerdureError,
     PerdureTerminalError,
     Refused,
+    RetryExhausted,
     RunExhausted,
     StepFailed,
     TerminalError,
     causes,
+    clean_terminal,
     error_code,
     is_terminal,
+    reportable,
 )
 
 TERMINAL = [
@@ -30,6 +41,12 @@ TERMINAL = [
 ]
 # The others are constructed from their cause.
 SIMPLE = [kind for kind in TERMINAL if "metadata" in inspect.signature(kind).parameters]
+
+
+def raised_from(cause: BaseException) -> BaseException:
+    error = ValueError("wrapped")
+    error.__cause__ = cause
+    return error
 
 
 def arrived(error: TerminalError) -> TerminalError:
@@ -86,9 +103,149 @@ def test_convert_metadata_to_text():
     assert Refused("x", metadata={"left": 0}).metadata == {"code": "refused", "left": "0"}
 
 
-@pytest.mark.parametrize("status", [0, 418])
+@pytest.mark.parametrize("status", [400, 418, 599, HTTPStatus.GONE])
 def test_keep_given_status(status):
     assert PerdureTerminalError("x", status_code=status).status_code == status
+
+
+ODD_STATUS: list[Any] = [0, 99, 200, 302, 600, 1000, -1, 10**30, True, "404", 404.0, (404,)]
+
+
+@pytest.mark.parametrize("status", ODD_STATUS, ids=repr)
+def test_replace_status_of_no_error(status):
+    assert Refused("x", status).status_code == 409
+    assert clean_terminal(TerminalError("x", status)).status_code == 500
+
+
+class Unreadable:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+    __str__ = __repr__
+
+
+class UnreadableMapping(dict[Any, Any]):
+    def items(self) -> Any:
+        raise SystemExit
+
+
+class UnreadableError(Exception):
+    __repr__ = __str__ = Unreadable.__repr__
+
+
+class Incomplete(TerminalError):
+    """Lacks the attributes that the SDK reads, since it does not call the constructor."""
+
+    def __init__(self) -> None: ...
+
+
+class Fixed(TerminalError):
+    @property
+    def message(self) -> Any:  # type: ignore[override] # the case under test
+        raise RuntimeError
+
+    @message.setter
+    def message(self, _: Any) -> None: ...
+
+
+class FixedRetryable(RetryableError):
+    @property
+    def retry_after(self) -> Any:  # type: ignore[override] # the case under test
+        raise RuntimeError
+
+    @retry_after.setter
+    def retry_after(self, _: Any) -> None: ...
+
+
+ODD = {
+    "none": None,
+    "number": 5,
+    "bytes": b"\xff",
+    "surrogate": "caf\udce9",
+    "control": "\x1b[2J\0\r\x9b",
+    "long": "x" * 3_000_000,
+    "unreadable": Unreadable(),
+    "unreadable mapping": UnreadableMapping(a=1),
+    "keys": {1: 2, None: "\ud800", Unreadable(): Unreadable(), "long" * 1000: "long" * 10_000},
+    "many": {str(number): number for number in range(10_000)},
+    "empty": "",
+}
+texts = st.text(st.characters(categories=None))
+
+
+def assert_clean(error: TerminalError) -> None:
+    """Assert that the engine accepts the error: encodable, bounded texts, and the status of an error."""
+    assert type(error.message) is str
+    assert len(error.message) <= 8_000
+    assert 400 <= error.status_code <= 599
+    metadata = error.metadata or {}
+    assert len(metadata) <= 66
+    for text in (error.message, *metadata, *metadata.values()):
+        assert type(text) is str
+        text.encode()
+        assert len(text) <= 8_000
+        assert not {category(each) for each in text.replace("\n", "").replace("\t", "")} & {"Cc", "Cs"}
+
+
+@pytest.mark.parametrize("message", ODD)
+@pytest.mark.parametrize("metadata", ODD)
+def test_clean_any_message_and_metadata(message: str, metadata: str):
+    text, facts = cast("Any", ODD[message]), cast("Any", ODD[metadata])
+    raw = TerminalError(text, 409, facts)
+    for error in (
+        Refused(text, 410, "code", facts),
+        clean_terminal(raw),
+        StepFailed("step", TerminalError(text, 409, facts)),
+        LoopFailed("loop", 1, TerminalError(text, 409, facts)),
+        RetryExhausted(3, TerminalError(text, 409, facts)),
+    ):
+        assert_clean(error)
+    assert error_code(TerminalError(text, 409, facts)) is None
+    assert StepFailed("flight", TerminalError(text, 409, facts)).metadata["step"] == "flight"  # type: ignore[index] # set
+
+
+@given(texts, st.dictionaries(texts, texts, max_size=3))
+def test_cleaning_is_idempotent(message: str, metadata: dict[str, str]):
+    error = Refused(message, metadata=metadata)
+    again = clean_terminal(TerminalError(error.message, error.status_code, error.metadata))
+    assert (again.message, again.metadata) == (error.message, error.metadata)
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_readable_message_is_unchanged(message: str):
+    assert Refused(message).message == message
+
+
+@pytest.mark.parametrize("error", [Incomplete(), Fixed("x", 404), raised_from(Incomplete()), raised_from(Fixed("x"))])
+def test_substitute_unreadable_terminal_error(error: Exception):
+    reported = reportable(error)
+    assert isinstance(reported, TerminalError)
+    assert_clean(reported)
+
+
+def test_correct_terminal_error_in_place():
+    cause = TerminalError("caf\udce9", 404, {"file": "caf\udce9"})
+    error = raised_from(cause)
+    assert reportable(cast("Exception", error)) is error
+    assert (cause.message, cause.status_code, cause.metadata) == ("caf\\udce9", 404, {"file": "caf\\udce9"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UnreadableError("x"), FixedRetryable("x"), SyntaxError("x", ("file", 1, "no column", "text"))],
+    ids=["repr", "attribute", "traceback"],
+)
+def test_substitute_unreadable_error(error: Exception):
+    reported = reportable(error)
+    assert reported is not error
+    assert not is_terminal(reported)
+    assert repr(reported)
+    assert traceback.format_exception(reported)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Refused("x"), RetryableError("x"), raised_from(TerminalError("x"))])
+def test_report_readable_error_unchanged(error: Exception):
+    assert reportable(error) is error
 
 
 def test_refusal_carries_code_of_rule():
@@ -114,12 +271,6 @@ def test_failed_step_keeps_code_of_cause():
 def test_failed_step_without_code_has_default():
     error = StepFailed("flight", TerminalError("boom", 503))
     assert (error.status_code, error_code(error)) == (503, "step_failed")
-
-
-def raised_from(cause: BaseException) -> BaseException:
-    error = ValueError("wrapped")
-    error.__cause__ = cause
-    return error
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -59,6 +61,22 @@ def test_untrusted_text_cannot_forge_lines(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == "failed: a\n  ok  all signatures hold\\x0d\n  more\n"
 
 
+@pytest.mark.parametrize("width", [0, 1, 5, 20, 40, 400])
+@pytest.mark.parametrize("text", ["x" * 60, "日本" * 30, "a b " * 20, "\x1b" * 20])
+def test_cells_are_complete_at_any_width(width: int, text: str, capsys: pytest.CaptureFixture[str]):
+    table = Table("ID", "Title", box=None)
+    table.add_row("inv_" + 40 * "1", text)
+    TerminalConsole(width=width).print(table)
+    out = capsys.readouterr().out
+    assert "".join(out.split()).count("1") == 40 + escape_invisible(text).count("1")
+    shown = "".join(escape_invisible(text).split())
+    assert sum(map(out.count, set(shown) - set("inv_1IDTtle"))) == sum(
+        map(shown.count, set(shown) - set("inv_1IDTtle"))
+    )
+    TerminalConsole(width=width).say(text)
+    assert capsys.readouterr().out == f"{escape_invisible(text)}\n"
+
+
 def test_cells_keep_line_breaks(capsys: pytest.CaptureFixture[str]):
     table = Table(show_header=False, box=None)
     table.add_row("payload", multiline_text('{\n  "a": "\x1b"\n}'))
@@ -90,6 +108,28 @@ def test_escape_errors_of_commands(capsys: pytest.CaptureFixture[str]):
         run_command_line("perdure", fails, [])
     assert ended.value.code == 1
     assert capsys.readouterr().err == "perdure: refused: \\x1b[2J\n  ok\n"
+
+
+class Reasoned(BaseModel):
+    reason: str = Field(max_length=3)
+
+
+@pytest.mark.parametrize(
+    ("fails", "expected"),
+    [
+        (partial(Reasoned, reason="long"), "perdure: invalid input: reason: String should have at most 3 characters"),
+        ("caf\udce9".encode, "perdure: 'caf\\udce9' is not UTF-8"),
+        (Path("no/such/file").read_text, "perdure: [Errno 2] No such file or directory"),
+    ],
+    ids=["validation", "encoding", "file"],
+)
+def test_explain_errors_of_users_in_one_line(fails, expected, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_command_line("perdure", fails, [])
+    assert ended.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith(expected)
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("argument", ["--reason=\x1b[2J", "\u202e", "a\x9bb"])

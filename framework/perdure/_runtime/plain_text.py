@@ -2,7 +2,8 @@ r"""Protection against invisible characters in untrusted text.
 
 Names, reasons and error messages may contain escape sequences that move the cursor, overrides that reverse the reading
 direction, and zero-width characters that make two names look alike. `escape_invisible` writes them as escapes such as
-``\x1b``, for terminals and logs. `check_visible` rejects them in input.
+``\x1b``, for terminals and logs. `check_visible` rejects them in input. `message_text` makes a bounded message for the
+engine of any object, also of one whose ``repr`` fails.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, StringConstraints
@@ -25,6 +27,15 @@ _IGNORABLE: Final = re.compile(
 
 # Persian and Indic scripts and many emoji need joiners and variation selectors.
 _OF_PROSE: Final = "\u200c\u200d\ufe0e\ufe0f"
+
+MAX_DISPLAY_NAME_LENGTH: Final = 1_000
+"""Longest name of a run or step, in characters."""
+
+_MESSAGE_LENGTH: Final = 8_000
+_GAP_LENGTH: Final = 50
+
+# Control characters except tab and line feed, and surrogates, which UTF-8 cannot encode.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _NOT_ASCII: Final = re.compile(r"[^ -~]")
 _READS_AS_ESCAPE: Final = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}"
@@ -55,9 +66,53 @@ def _escaped(found: re.Match[str], keep: str) -> str:
     character = found["character"]
     if character in keep or is_visible(character):
         return found[0]
+    return 2 * str(found["before"]) + _escape(character)
+
+
+def _escape(character: str) -> str:
     code = ord(character)
     letter, digits = ("x", 2) if code < 0x100 else ("u", 4) if code < 0x10000 else ("U", 8)
-    return 2 * str(found["before"]) + f"\\{letter}{code:0{digits}x}"
+    return f"\\{letter}{code:0{digits}x}"
+
+
+def escape_control(text: str) -> str:
+    r"""Return a text with surrogates and control characters as ``\xhh`` or ``\uhhhh``, except tabs and line feeds.
+
+    UTF-8 can encode the result. Escaping it again, in the next service, changes nothing.
+    """
+    return _CONTROL.sub(lambda found: _escape(found[0]), text)
+
+
+def text_of(value: object, convert: Callable[[object], str] = str) -> str:
+    """Return ``str`` or ``repr`` of an object, or a substitute that names the error of a failing method."""
+    try:
+        if convert is str and isinstance(value, str):
+            return str.__str__(value)  # a subclass may override the method
+        return str.__str__(convert(value))
+    except BaseException as error:  # noqa: BLE001 - the method of an untrusted class may raise anything
+        return f"<{type(value).__name__} whose {convert.__name__} raises {type(error).__name__}>"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most ``limit`` characters: of a longer one, its beginning and its end."""
+    if len(text) <= limit:
+        return text
+    half = (limit - _GAP_LENGTH) // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters omitted ...] {text[-half:]}"
+
+
+def message_text(value: object, limit: int = _MESSAGE_LENGTH) -> str:
+    """Return the text of any object as a message for the engine: of bounded length, encodable, and escaped."""
+    if type(value) is str and len(value) <= limit and value.isprintable():
+        return value
+    return shorten(escape_control(shorten(text_of(value), limit)), limit)
+
+
+def escape_rest(text: str, *, keep: str = "") -> str:
+    """Return a text that is escaped in part, such as a ``repr``, with its remaining invisible characters escaped."""
+    return _NOT_ASCII.sub(
+        lambda found: found[0] if found[0] in keep or is_visible(found[0]) else _escape(found[0]), text
+    )
 
 
 def escape_json(text: str, *, keep: str = "\n") -> str:
@@ -65,6 +120,11 @@ def escape_json(text: str, *, keep: str = "\n") -> str:
     return _NOT_ASCII.sub(
         lambda found: found[0] if found[0] in keep or is_visible(found[0]) else json.dumps(found[0])[1:-1], text
     )
+
+
+def display_name(name: str) -> str:
+    """Return a name that identifies nothing, such as that of a run, as a message for the engine of bounded length."""
+    return message_text(name, MAX_DISPLAY_NAME_LENGTH)
 
 
 def check_visible(text: str, *, allowed: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Adapter for private parts of the Restate SDK, used by this module, `sealing` and `message_sizes` only.
+"""Adapter for private parts of the Restate SDK, used by this module, `sealing`, `message_sizes` and `engine_texts` only.
 
 An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
 
@@ -10,7 +10,7 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 | `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
 | `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
 | `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
-| `VMWrapper` and its methods            | the same; encryption; sizes           | U/_runtime/test_sdk       |
+| `VMWrapper` and its methods            | the same; encryption; sizes; texts    | U/_runtime/test_sdk       |
 | `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
 | `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
 | `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
@@ -53,6 +53,7 @@ from restate.vm import (
 )
 
 from perdure._runtime.asgi import ASGIApp, Message
+from perdure._runtime.engine_texts import CleanTexts
 from perdure._runtime.message_sizes import MeasuredVM, check_message, engine_limits
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
@@ -186,10 +187,11 @@ _guarded_classes: dict[type[VMWrapper], type[VMWrapper]] = {}
 
 
 def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
-    """Return a subclass of a state machine that refuses operations inside a run."""
+    """Return a subclass of a state machine that refuses operations inside a run, and texts that it cannot store."""
     if vm not in _guarded_classes:
-        methods = {name: _refused_inside_run(getattr(vm, name), operation) for name, operation in _COMMANDS.items()}
-        _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (vm,), methods)
+        clean = type(f"Clean{vm.__name__}", (CleanTexts, vm), {})
+        methods = {name: _refused_inside_run(getattr(clean, name), operation) for name, operation in _COMMANDS.items()}
+        _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (clean,), methods)
     return _guarded_classes[vm]
 
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
+from perdure._runtime.plain_text import text_of
 from perdure._runtime.sdk import HandlerInfo
 from perdure.observability.logging import get_logger
 
@@ -311,6 +312,6 @@ def publish(event: Event) -> None:
     for listener in _Listeners.by_event.get(type(event), ()):
         try:
             listener(event)
-        except Exception:
-            name = getattr(listener, "__qualname__", repr(listener))
+        except BaseException:
+            name = getattr(listener, "__qualname__", None) or text_of(listener, repr)
             log.exception("hook failed; the invocation continues", hook=name, event_type=type(event).__name__)

@@ -18,6 +18,7 @@ from typing import Any
 
 from structlog.stdlib import BoundLogger
 
+from perdure._runtime.plain_text import text_of
 from perdure.errors import ConfigurationError
 from perdure.observability import events
 from perdure.observability.logging import get_logger
@@ -121,7 +122,7 @@ def default_hooks(logger: BoundLogger | None = None) -> ObservabilityHooks:
             "invocation ended",
             target=str(event.invocation.handler),
             seconds=None if event.duration is None else round(event.duration.total_seconds(), 6),
-            error=None if event.error is None else str(event.error),
+            error=None if event.error is None else text_of(event.error),
         )
 
     def written(event: events.StateWritten) -> None:
@@ -129,7 +130,7 @@ def default_hooks(logger: BoundLogger | None = None) -> ObservabilityHooks:
 
     def failed(event: events.Failed) -> None:
         log_failure = log.error if event.terminal else log.warning
-        log_failure("attempt failed", terminal=event.terminal, run=event.run, error=repr(event.error))
+        log_failure("attempt failed", terminal=event.terminal, run=event.run, error=text_of(event.error, repr))
 
     return ObservabilityHooks(
         on_invocation_start=started, on_invocation_end=ended, on_state_set=written, on_error=failed

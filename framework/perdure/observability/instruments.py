@@ -25,6 +25,8 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from perdure._runtime.plain_text import display_name
+
 LabelValues = tuple[str, ...]
 Reader = Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
 
@@ -32,6 +34,12 @@ MAX_LABEL_SETS: Final = 1000
 """The limit of label sets per metric; further label sets count as `OTHER`, so that memory is bounded."""
 
 OTHER: Final = "other"
+
+
+def _new_labels(values: LabelValues, known: Mapping[LabelValues, object]) -> LabelValues:
+    """Return label values that Prometheus can encode, or `OTHER` beyond the limit of label sets."""
+    values = tuple(map(display_name, values))
+    return values if values in known or len(known) < MAX_LABEL_SETS else (OTHER,) * len(values)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, since every count looks the metric up
@@ -92,8 +100,8 @@ class CounterMetric(Metric):
         """Add an amount for label values in the order of the catalogue, without checks; for frequent events."""
         counts = self._counts
         with _lock:
-            if values not in counts and len(counts) >= MAX_LABEL_SETS:
-                values = (OTHER,) * len(values)
+            if values not in counts:
+                values = _new_labels(values, counts)
             counts[values] = counts.get(values, 0) + amount
 
     def _observe(self, _: CallbackOptions) -> list[Observation]:
@@ -170,8 +178,7 @@ class HistogramMetric(Metric):
         with _lock:
             distribution = distributions.get(values)
             if distribution is None:
-                if len(distributions) >= MAX_LABEL_SETS:
-                    values = (OTHER,) * len(values)
+                values = _new_labels(values, distributions)
                 distribution = distributions.setdefault(values, _Distribution([0] * (len(self.bounds) + 1)))
             distribution.counts[bisect_left(self.bounds, value)] += 1
             distribution.total += value

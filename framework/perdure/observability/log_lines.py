@@ -6,6 +6,7 @@ sequences must not reach a terminal, and a field that cannot be formatted must n
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import traceback
@@ -16,9 +17,12 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from perdure._runtime.plain_text import escape_invisible
+from perdure._runtime.plain_text import escape_invisible, escape_json, escape_rest, shorten, text_of
 
 _MAX_DEPTH: Final = 20
+_MAX_FIELD_LENGTH: Final = 32_000
+_MIN_TEXT_LENGTH: Final = 100
+_ITEM_LENGTH: Final = 8  # of an item without its text
 _MAX_INTEGER_BITS: Final = 4096  # Python refuses to format much larger integers
 _TRACE_MARGIN: Final = "  | "
 
@@ -43,29 +47,32 @@ class LineFormatter(ProcessorFormatter):
         """Return the line of a record."""
         try:
             line = super().format(record)
-        except Exception as error:  # noqa: BLE001 - the line is written whatever a field raises
+        except BaseException as error:  # noqa: BLE001 - the line is written whatever a field raises
             line = self._fallback(record, error)
         return line.encode(self._encoding, "backslashreplace").decode(self._encoding)
 
-    def _fallback(self, record: logging.LogRecord, error: Exception) -> str:
-        fields: Any = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg, "arguments": record.args}
+    def _fallback(self, record: logging.LogRecord, error: BaseException) -> str:
+        fields = record.msg if isinstance(record.msg, dict) else {"event": record.msg, "arguments": record.args}
         trace: Any = fields.get("exc_info") or record.exc_info
         trace = trace[1] if isinstance(trace, tuple) else trace
         event: Any = {
             **{name: to_json_value(value) for name, value in fields.items() if name != "exc_info"},
-            **(
-                {}
-                if not isinstance(trace, BaseException)
-                else {"exception": "".join(traceback.format_exception(trace))}
-            ),
-            "event": _text(fields.get("event")),
+            **({"exception": _traceback(trace)} if isinstance(trace, BaseException) else {}),
+            "event": text_of(fields.get("event")),
             "logger": record.name,
             "level": record.levelname.lower(),
-            "format_error": f"{type(error).__name__}: {_text(error)}",
+            "format_error": f"{type(error).__name__}: {text_of(error)}",
         }
         for processor in self._renderers:
             event = processor(None, record.levelname.lower(), event)
         return str(event)
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001 - an untrusted class may raise anything
+        return text_of(error, repr)
 
 
 def format_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -73,17 +80,21 @@ def format_event(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     arguments = event.pop("positional_args", None)
     if not arguments:
         return event
-    named = len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0]
     try:
+        named = len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0]
         event["event"] %= arguments[0] if named else arguments
-    except Exception:  # noqa: BLE001 - the __str__ of an argument may raise anything
+    except BaseException:  # noqa: BLE001 - the __str__ of an argument may raise anything
         event["arguments"] = arguments
     return event
 
 
 def json_renderers() -> list[Processor]:
     """Return the processors that render a line as ASCII JSON."""
-    return [structlog.processors.format_exc_info, _to_json_fields, structlog.processors.JSONRenderer(allow_nan=False)]
+    return [structlog.processors.format_exc_info, _to_json_fields, structlog.processors.JSONRenderer(_dump)]
+
+
+def _dump(fields: EventDict, **_: Any) -> str:
+    return escape_json(json.dumps(fields, allow_nan=False), keep="")
 
 
 def terminal_renderers(*, colors: bool) -> list[Processor]:
@@ -92,43 +103,66 @@ def terminal_renderers(*, colors: bool) -> list[Processor]:
     return [structlog.processors.format_exc_info, _to_text_fields, renderer]
 
 
-def to_json_value(value: object, containers: tuple[int, ...] = ()) -> Any:
-    """Return a JSON value, with the ``repr`` of other objects; ``containers`` are the IDs of the enclosing ones."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
-        return value if value.bit_length() <= _MAX_INTEGER_BITS else f"<an integer of {value.bit_length()} bits>"
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, (Mapping, list, tuple)):
-        return _items(value, containers)
-    return _text(value, repr)
+def to_json_value(value: object) -> Any:
+    """Return a JSON value of bounded size, with the ``repr`` of other objects."""
+    return _Conversion().convert(value)
 
 
-def _items(value: Mapping[Any, Any] | Sequence[Any], containers: tuple[int, ...]) -> Any:
-    if id(value) in containers or len(containers) >= _MAX_DEPTH:
-        return "..."
-    containers = (*containers, id(value))
-    try:
+class _Conversion:
+    """Conversion of one field. Its size is bounded as a whole, because a container may contain another many times."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_FIELD_LENGTH
+
+    def convert(self, value: object, containers: tuple[int, ...] = ()) -> Any:
+        """Return a JSON value; ``containers`` are the IDs of the enclosing ones."""
+        self._left -= _ITEM_LENGTH
+        try:
+            if isinstance(value, str):
+                return self._text(value)
+            if value is None or isinstance(value, (int, float)):
+                return _number(value)
+            if isinstance(value, (Mapping, list, tuple)):
+                return self._items(value, containers)
+        except BaseException as error:  # noqa: BLE001 - an untrusted class may raise anything
+            return f"<{type(value).__name__} that raises {type(error).__name__}>"
+        return self._text(value, repr)
+
+    def _items(self, value: Mapping[Any, Any] | Sequence[Any], containers: tuple[int, ...]) -> Any:
+        if id(value) in containers or len(containers) >= _MAX_DEPTH:
+            return "..."
+        containers = (*containers, id(value))
         if isinstance(value, Mapping):
-            return {_text(name): to_json_value(item, containers) for name, item in value.items()}
-        return [to_json_value(item, containers) for item in value]
-    except Exception as error:  # noqa: BLE001 - a user-defined container may raise anything
-        return f"<{type(value).__name__} whose items raise {type(error).__name__}>"
+            fields: dict[str, Any] = {}
+            for name, item in value.items():
+                if self._left <= 0:
+                    fields["..."] = "..."
+                    break
+                fields[self._text(name)] = self.convert(item, containers)
+            return fields
+        items = []
+        for item in value:
+            if self._left <= 0:
+                items.append("...")
+                break
+            items.append(self.convert(item, containers))
+        return items
+
+    def _text(self, value: object, convert: Any = str) -> str:
+        text = shorten(text_of(value, convert), max(self._left, _MIN_TEXT_LENGTH))
+        self._left -= len(text)
+        return text
 
 
-def _text(value: object, convert: Any = str) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return str(convert(value))
-    except Exception as error:  # noqa: BLE001 - a repr may raise anything
-        return f"<{type(value).__name__} whose {convert.__name__} raises {type(error).__name__}>"
+def _number(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+        return f"<an integer of {value.bit_length()} bits>"
+    return float.__repr__(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_json_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    fields: EventDict = to_json_value(event)
-    fields["event"] = _text(event.get("event", ""))
+    fields: EventDict = {text_of(name): to_json_value(value) for name, value in event.items()}
+    fields["event"] = _bounded(event.get("event", ""))
     return fields
 
 
@@ -146,19 +180,23 @@ def _to_text_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     fields: EventDict = {}
     for name, value in event.items():
         if name in ("exception", "stack"):
-            lines = escape_invisible(_text(value), keep="\n").splitlines()
+            lines = escape_invisible(_bounded(value), keep="\n").splitlines()
             fields[name] = "\n".join(f"{_TRACE_MARGIN}{line}" for line in lines)
         elif name in ("event", "logger", "level", "timestamp"):
-            fields[name] = escape_invisible(_text(value))
+            fields[name] = escape_invisible(_bounded(value))
         else:
-            fields[escape_invisible(_text(name))] = _field_text(value)
+            fields[escape_invisible(_bounded(name))] = _field_text(value)
     return fields
 
 
+def _bounded(value: object) -> str:
+    return shorten(text_of(value), _MAX_FIELD_LENGTH)
+
+
 def _field_text(value: object) -> object:
+    converted = to_json_value(value)
     if isinstance(value, str):
-        escaped = escape_invisible(value)
-        return value if escaped == value else _Verbatim(f"'{escaped}'")
-    if value is None or isinstance(value, (bool, int, float, Mapping, list, tuple)):
-        return to_json_value(value)
-    return _Verbatim(escape_invisible(_text(value, repr)))
+        escaped = escape_invisible(converted)
+        return converted if escaped == converted else _Verbatim(f"'{escaped}'")
+    # The `repr` of an object is no string here, so that the renderer adds no quotes.
+    return _Verbatim(escape_invisible(converted) if isinstance(converted, str) else escape_rest(repr(converted)))

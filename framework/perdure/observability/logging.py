@@ -25,6 +25,7 @@ from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure._runtime.checks import check_types
+from perdure._runtime.plain_text import escape_invisible, text_of
 from perdure._runtime.sdk import handler_info
 from perdure.errors import ConfigurationError
 from perdure.observability.log_lines import LineFormatter, format_event, json_renderers, terminal_renderers
@@ -143,8 +144,10 @@ class _Event(dict[str, Any]):
     """Fields of a log line, readable in handlers other than structlog's."""
 
     def __str__(self) -> str:
-        fields = (f"{name}={value!r}" for name, value in self.items() if name not in ("event", "level", "logger"))
-        return " ".join((str(self["event"]), *fields))
+        fields = (
+            f"{name}={text_of(value, repr)}" for name, value in self.items() if name not in ("event", "level", "logger")
+        )
+        return escape_invisible(" ".join((text_of(self["event"]), *fields)))
 
 
 def _to_stdlib(logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[_Event], MutableMapping[str, Any]]:

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, SpanKind, StatusCode
 
+from perdure._runtime.plain_text import display_name, message_text
 from perdure.observability.spans import (
     UNSET_STATUS,
     HandlerSpan,
@@ -189,7 +190,7 @@ def _encode_attributes(attributes: Mapping[str, Any]) -> bytes:
     for name, value in attributes.items():
         if type(value) is str:  # the most frequent type; values are rarely repeated
             key, overhead = _encode_key(name)
-            text = value.encode()
+            text = message_text(value).encode()
             length = len(text)
             size = overhead + length
             if size <= _SHORT:  # all lengths are one byte
@@ -208,7 +209,7 @@ def _encode_attributes(attributes: Mapping[str, Any]) -> bytes:
 @lru_cache(maxsize=2048)  # names from code
 def _encode_key(name: str) -> tuple[bytes, int]:
     """Return an attribute's encoded name, and the size of a short text attribute without its text."""
-    key = KeyValue(key=name).SerializeToString()
+    key = KeyValue(key=display_name(name)).SerializeToString()
     return key, len(key) + len(_ATTRIBUTE_VALUE) + 1 + _TEXT_OVERHEAD
 
 
@@ -216,7 +217,7 @@ def _encode_key(name: str) -> tuple[bytes, int]:
 def _encode_number(name: str, value: float) -> bytes:
     proto = AnyValue()
     setattr(proto, _NUMBERS[type(value)], value)
-    return _encode_field(_SPAN_ATTRIBUTES, KeyValue(key=name, value=proto).SerializeToString())
+    return _encode_field(_SPAN_ATTRIBUTES, KeyValue(key=display_name(name), value=proto).SerializeToString())
 
 
 def _encode_field(tag: bytes, content: bytes) -> bytes:

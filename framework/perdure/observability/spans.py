@@ -34,6 +34,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
+from perdure._runtime.plain_text import display_name, message_text
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Span as SDKSpan
@@ -78,6 +80,17 @@ class SharedAttributes(dict[str, Any]):
         return result
 
 
+def _clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes with names and texts that an exporter can encode."""
+    return {display_name(name): _clean_value(value) for name, value in attributes.items()}
+
+
+def _clean_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return message_text(value)
+    return [_clean_value(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 class SpanType:
     """Name, kind and attributes that spans of one type share across attempts."""
 
@@ -86,7 +99,7 @@ class SpanType:
     def __init__(
         self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        self.name = name
+        self.name = display_name(name)
         self.kind = kind
         self.attributes = attributes
         self.encoded: bytes | None = None
@@ -201,7 +214,7 @@ class HandlerSpan(Span):
         """Add an event; beyond the limit, the latest ones are kept."""
         if self.end_time is None:
             self.dropped_events += len(self.events) == _LIMIT
-            self.events = (*self.events[1 - _LIMIT :], Event(name, attributes, timestamp))
+            self.events = (*self.events[1 - _LIMIT :], Event(display_name(name), _clean(attributes or {}), timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         """Add a link; beyond the limit, the latest ones are kept."""
@@ -233,7 +246,7 @@ class HandlerSpan(Span):
         """Add an event with the type and message of an exception, without its stack trace, which may contain values."""
         exception_attributes: dict[str, Any] = {
             "exception.type": type(exception).__qualname__,
-            "exception.message": str(exception),
+            "exception.message": message_text(exception),
             "exception.escaped": str(escaped),
         }
         self.add_event("exception", {**exception_attributes, **(attributes or {})}, timestamp)
@@ -258,7 +271,7 @@ class HandlerSpan(Span):
     @property
     def attributes(self) -> Mapping[str, Any]:
         """All attributes."""
-        return {**self.shared, **self.type.attributes, **self.own_attributes}
+        return _clean({**self.shared, **self.type.attributes, **self.own_attributes})
 
     @property
     def resource(self) -> Resource:

@@ -24,8 +24,9 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from restate.extensions import current_context
 
+from perdure._runtime.plain_text import display_name
 from perdure._runtime.sdk import headers_of
-from perdure.errors import TerminalError
+from perdure.errors import TerminalError, message_of, status_of
 from perdure.observability.activities import ActivityEnded, ActivityKind, ActivityStarted
 from perdure.observability.events import (
     AttemptEnded,
@@ -184,7 +185,7 @@ def _activity_started(event: ActivityStarted) -> None:
     spans = _attempt.get()
     if spans is None:
         return
-    type_ = _activity_type(event.kind, event.name)
+    type_ = _activity_type(event.kind, display_name(event.name))
     span = spans.activities[event] = _start_span(type_, _parent(spans, event.parent), spans.shared)
     for key, value in event.attributes.items():
         if spans.shared.get(name := _attribute_name(key)) != value:
@@ -249,11 +250,11 @@ def _start_span(type_: SpanType, parent: Span | SpanContext | None, shared: Shar
 
 def _fail(span: Span, error: BaseException) -> None:
     # Without the stack trace and the messages of other errors, which may contain values.
-    description = error.message if isinstance(error, TerminalError) else type(error).__name__
+    description = message_of(error) if isinstance(error, TerminalError) else type(error).__name__
     span.set_status(Status(StatusCode.ERROR, description))
     span.set_attribute("error.type", type(error).__qualname__)
     if isinstance(error, TerminalError):
-        span.set_attribute("perdure.status_code", error.status_code)
+        span.set_attribute("perdure.status_code", status_of(error))
 
 
 def _shared_attributes(invocation: Invocation, headers: Mapping[str, str]) -> SharedAttributes:

@@ -15,7 +15,7 @@ from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, ObjectClient, ServiceClient
-from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
+from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError, clean_terminal
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
@@ -387,6 +387,7 @@ class Orchestration:
 
     async def fail(self, error: TerminalError) -> TerminalError:
         """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
+        error = clean_terminal(error)  # its message is stored
         cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):
             return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")

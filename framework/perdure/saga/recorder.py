@@ -6,6 +6,8 @@ import restate
 from pydantic import JsonValue, TypeAdapter
 
 from perdure._runtime import sdk
+from perdure._runtime.engine_texts import check_name
+from perdure._runtime.plain_text import MAX_DISPLAY_NAME_LENGTH
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
@@ -72,6 +74,7 @@ class Saga:
             SagaError: The compensation is not bound, or its payload does not fit; terminal, the step was not started.
             TooLarge: The saga would exceed a limit of the engine; terminal, the step was not started.
         """
+        check_name("step", step, MAX_DISPLAY_NAME_LENGTH, required=True)
         content = b"null" if compensation is None else _serialize(step, compensation)
         identity = step_id(step, content)
         if dedupe and identity in self._by_id:

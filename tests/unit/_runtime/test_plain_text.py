@@ -9,7 +9,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure._runtime.plain_text import Reason, check_visible, escape_invisible, escape_json
+from perdure._runtime.plain_text import (
+    Reason,
+    check_visible,
+    escape_control,
+    escape_invisible,
+    escape_json,
+    escape_rest,
+    is_visible,
+    message_text,
+    shorten,
+    text_of,
+)
 
 INVISIBLE = ("\x00", "\b", "\n", "\r", "\t", "\x1b", "\x7f", "\x9b", "\u00ad", "\u061c", "\u200b", "\u200d", "\u200e")
 INVISIBLE += ("\u202e", "\u2028", "\u2029", "\u2066", "\ufeff", "\ufe0f", "\u3164", "\ud800", "\U000e0041")
@@ -72,3 +83,49 @@ def test_accept_reasons_in_any_script(reason: str):
 def test_reasons_are_single_visible_line(reason: str):
     with pytest.raises(ValidationError):
         TypeAdapter(Reason).validate_python(reason)
+
+
+@given(texts)
+def test_control_characters_are_escaped_once(text: str):
+    escaped = escape_control(text)
+    assert escape_control(escaped) == escaped
+    assert not {unicodedata.category(each) for each in escaped.replace("\n", "").replace("\t", "")} & {"Cc", "Cs"}
+    escaped.encode()
+
+
+@given(texts)
+def test_rest_of_repr_is_escaped(text: str):
+    assert all(map(is_visible, escape_rest(repr(text))))
+
+
+@given(texts, st.integers(100, 200))
+def test_message_is_bounded_and_idempotent(text: str, limit: int):
+    message = message_text(text, limit)
+    assert len(message) <= limit
+    assert message_text(message, limit) == message
+
+
+@pytest.mark.parametrize("length", [100, 101, 5_000_000])
+def test_shortened_text_keeps_both_ends(length: int):
+    text = shorten("a" + "." * (length - 2) + "z", 100)
+    assert len(text) <= 100
+    assert (text[0], text[-1]) == ("a", "z")
+    assert ("characters omitted" in text) is (length > 100)
+
+
+class Broken:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit(), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("convert", [str, repr])
+def test_failing_repr_is_named(error: BaseException, convert):
+    assert text_of(Broken(error), convert) == f"<Broken whose {convert.__name__} raises {type(error).__name__}>"
+
+
+def test_huge_integer_has_text():
+    assert text_of(10**5000) == "<int whose str raises ValueError>"

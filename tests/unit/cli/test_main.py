@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,28 @@ def test_unknown_command_suggests_the_nearest() -> None:
     result = CliRunner().invoke(app, ["saga"])
     assert result.exit_code == 2
     assert "Did you mean 'sagas'?" in result.output
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"COLUMNS": "1"}], ids=str)
+def test_print_any_text_in_any_environment(variables: dict[str, str]) -> None:
+    main = [sys.executable, "-c", "from perdure.cli.main import main; main()"]
+    command = [*main, "keys", "show", "[red]zoë\udce9 🚲[/red]"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **variables}, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"[red]zo" in done.stderr
+    assert rb"\udce9" in done.stderr
+
+
+def test_closed_pipe_ends_command_quietly() -> None:
+    command = [sys.executable, "-c", "from perdure.cli.main import main; main()", "--help"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("code", ["import perdure", "import perdure.cli.main; perdure.cli.main.main()"])

@@ -36,6 +36,15 @@ def test_counter_sums_by_labels():
     assert exported(metric.prometheus_name) == {'kind="a"': 3.0, 'kind="b"': 1.0}
 
 
+@pytest.mark.parametrize("label", ["caf\udce9", "a\nb{} 1", '"', "\\", "x" * 100_000, "\0"])
+def test_export_odd_labels(label: str):
+    metric = CounterMetric(f"perdure.test.odd.x{len(label)}y{ord(label[0])}", "For this test.", ("kind",))
+    metric.count(kind=label)
+    metric.count(kind=label)
+    (value,) = exported(metric.prometheus_name).values()
+    assert value == 2
+
+
 def test_counts_before_export_are_kept():
     program = (
         "from perdure.observability.instruments import export_to_prometheus, prometheus_text\n"

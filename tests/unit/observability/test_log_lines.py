@@ -34,6 +34,22 @@ class UnreadableMapping(Mapping[str, int]):
         return 1
 
 
+class Interrupting(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+    __str__ = __repr__
+
+
+class UnreadableError(Exception):
+    def __repr__(self) -> str:
+        raise GeneratorExit
+
+    __str__ = __repr__
+
+
 class Colourful:
     def __repr__(self) -> str:
         return "\x1b[31mred"
@@ -41,6 +57,9 @@ class Colourful:
 
 circular: list[Any] = []
 circular += [circular, circular]
+shared: list[Any] = []
+for _ in range(8):
+    shared = [shared, shared]
 FIELDS: dict[str, Any] = {
     "not utf-8": "caf\udce9",
     "no repr": Unreadable(),
@@ -57,6 +76,14 @@ FIELDS: dict[str, Any] = {
     "exception": ValueError("x\ny"),
     "big": 10**5000,
     "unknown letters": "日本 שלום",
+    "interrupting": Interrupting("x"),
+    "unreadable error": UnreadableError("x"),
+    "error without traceback": SyntaxError("x", ("file", 1, "no column", "text")),
+    "delete": "\x7f",
+    "filler": ["\u3164"],
+    "infinity": [float("inf")],
+    "shared": shared,
+    "long": "x" * 100_000,
 }
 
 
@@ -140,6 +167,62 @@ def test_any_text_is_one_line(event: str, name: str, value: str):
         record.__dict__.update(_logger=None, _name="info")
         line = formatter.format(record)
         assert all(map(is_visible, line))
+
+
+texts = st.text(st.characters(categories=None))
+
+
+class Named:
+    """Name of an entry of `FIELDS`, whose values hypothesis cannot print."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Named({self.name!r})"
+
+
+def fields_in(value: Any) -> Any:
+    if isinstance(value, Named):
+        return FIELDS[value.name]
+    if isinstance(value, dict):
+        return {name: fields_in(item) for name, item in value.items()}
+    return [fields_in(item) for item in value] if isinstance(value, list) else value
+
+
+values = st.recursive(
+    st.builds(Named, st.sampled_from(sorted(FIELDS))) | texts | st.integers() | st.floats(),
+    lambda inner: st.lists(inner) | st.dictionaries(texts | st.tuples(st.integers()), inner),
+)
+
+
+@pytest.mark.parametrize("kind", ["json", "console"])
+@given(
+    values, texts.filter(lambda name: name not in {"self", "event", "exc_info"}), values, st.lists(values, max_size=2)
+)
+def test_any_values_are_bounded_lines(kind: str, event: Any, name: str, value: Any, arguments: list[Any]):
+    event, value, arguments = fields_in(event), fields_in(value), fields_in(arguments)
+
+    def log() -> None:
+        get_logger("a").info(event, *arguments, **{name: value})
+        get_logger("b").info("%s", *arguments, **{name: value}, exc_info=FIELDS["unreadable error"])
+        logging.getLogger("c").info(event, *arguments)
+        logging.getLogger("d").info("%s", *arguments, exc_info=FIELDS["error without traceback"])
+
+    lines = lines_of(kind, "ascii", log)
+    assert sum(not line.startswith("  | ") for line in lines) == 4
+    assert max(map(len, lines)) < 1_000_000
+    assert kind == "console" or all(map(json.loads, lines))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_unconfigured_logging_is_single_line(name: str, capsys: pytest.CaptureFixture[str]):
+    root = logging.getLogger()
+    root.handlers[:] = []
+    get_logger("structured").warning("something happened", field=FIELDS[name])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("something happened")
+    assert all(map(is_visible, line))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))

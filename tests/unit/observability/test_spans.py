@@ -274,6 +274,23 @@ def test_encoding_matches_sdk(cases: list[tuple[Any, ...]]) -> None:
     assert by_id(encode_request(spans)) == by_id(encode_spans(spans).SerializeToString())
 
 
+@pytest.mark.parametrize("text", ["caf\udce9", "\x1b[2J\0", "x" * 1_000_000])
+def test_encode_odd_texts(text: str) -> None:
+    traces = provider()
+    tracer = traces.get_tracer("perdure")
+    for has_event in (False, True):
+        with tracer.start_as_current_span(text, Context()) as span:
+            span.set_attributes({"text": text, text: [text]} if has_event else {"text": text, text: 1})
+            if has_event:
+                span.add_event(text, {"text": text})
+                span.record_exception(ValueError(text))
+        assert isinstance(span, HandlerSpan)
+        encoded = encode_request([span])
+        assert 0 < len(encoded) < 100_000
+        (found,) = ExportTraceServiceRequest.FromString(encoded).resource_spans[0].scope_spans[0].spans
+        assert not set(found.name) & set("\x1b\0")
+
+
 def by_id(request: bytes) -> dict[bytes, Any]:
     """Return the decoded spans by ID, independent of the order of spans, attributes and groups."""
     spans = {}
