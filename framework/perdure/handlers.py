@@ -12,6 +12,7 @@ import restate
 
 from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
+from perdure._runtime.user_code import run_handler
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError
 from perdure.observability.lifecycle import HandlerRole, observe_attempt
@@ -41,10 +42,9 @@ class HandlerSignature(Generic[C]):
         """Run the function, or raise the error of an unreadable request."""
         if isinstance(request, Unreadable):
             raise request.error
+        arguments = (context, request) if self.takes_input else (context,)
         with mapped_errors(self.errors):
-            if self.takes_input:
-                return await self.function(context, request)
-            return await self.function(context)
+            return await run_handler(lambda: self.function(*arguments))
 
     def mapping(self, errors: ErrorMapping | None) -> HandlerSignature[C]:
         """Return the same signature with an error mapping."""

@@ -5,8 +5,6 @@ The engine keeps the backoff, so no process holds anything between attempts, and
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -147,9 +145,13 @@ class RunFuture(Awaitable[T], Generic[T]):
         self._config = config
         self._member = member
 
+    def cancel(self) -> None:
+        """Give a running action a few seconds to end, cancel it then, and start no other attempt."""
+        self._member.action.cancel()
+
     async def settle(self) -> None:
-        """Wait until the action has ended, ignoring cancels."""
-        self._member.skip_wait()
+        """Cancel the action as above and wait for its end, ignoring cancels of the invocation."""
+        self.cancel()
         await settle(self.future)
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -212,17 +214,20 @@ def run_async(
     mapping = settings.errors or current_mapping()
     parent = current_activity()
     options = settings.retry.for_runs(serde)
-    member = group_of(ctx).join(options)
+    member = group_of(ctx).join(settings.name, options)
 
     async def attempt() -> Any:
         try:
             async with member.attempt():
                 with observe_run(ctx, settings.name, parent), mapped_errors(mapping):
-                    result = await _perform(action, args)
+                    result = await member.action.run(action, args)
         except TerminalError:
             member.finish()
             raise
         except Exception as error:
+            if member.action.is_cancelled:  # a retry would start after the wait for it
+                member.finish()
+                raise Cancelled(f"cancelled; the last attempt failed: {error!r}") from error
             raise await _failure(settings, member, error) from error
         member.finish()
         return result
@@ -248,15 +253,6 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
         return RetryableError(message, status, retry_after)
     # A RetryableError without retry_after would make the SDK ignore the policy's delays.
     return _AttemptFailedError(error)
-
-
-async def _perform(action: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    if inspect.iscoroutinefunction(action) or inspect.iscoroutinefunction(
-        getattr(action, "__call__", None)  # noqa: B004 - the object may have an async __call__
-    ):
-        return await action(*args)
-    result = await asyncio.to_thread(action, *args)
-    return await result if inspect.isawaitable(result) else result  # lambda: coroutine()
 
 
 @overload
@@ -292,22 +288,13 @@ async def run_with_retry(
     Raises:
         TerminalError: The action raised it; it is not retried.
         RunExhausted: The attempts or the time are used up.
-        Cancelled: This invocation was cancelled. A running action ends first, so that a compensation cannot overtake
-            it.
+        Cancelled: This invocation was cancelled. A running action has five seconds to end before its task is cancelled.
+            A thread, or a task that ignores its cancel, may continue, and so overtake a compensation.
     """
-    is_cancelled = False
-
-    async def guarded() -> Any:
-        # After a crash while settling, the replay sees the cancel first and would start the action again.
-        if is_cancelled:
-            raise Cancelled("cancelled before the run started")
-        return await _perform(action, args)
-
-    future = run_async(ctx, config, guarded, returns=result_type(action) if returns is None else returns)
+    future = run_async(ctx, config, action, *args, returns=returns)
     try:
         await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
-    except Cancelled:
-        is_cancelled = True
+    except TerminalError:  # a cancel, or the refusal of a wait
         await future.settle()
         raise
     return await future

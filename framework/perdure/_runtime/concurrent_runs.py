@@ -9,7 +9,6 @@ engine's own count then limits the group, to as many attempts as its runs may ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +22,7 @@ from weakref import WeakKeyDictionary
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.user_code import Supervised
 
 _SHORTEST = timedelta(milliseconds=1)
 _POLL = 0.02  # seconds
@@ -75,10 +75,10 @@ class RunGroup:
         self._idle = asyncio.Event()
         self._failing: GroupedRun | None = None  # the run whose failure ends this attempt of the invocation
 
-    def join(self, options: restate.RunOptions[Any]) -> GroupedRun:
+    def join(self, name: str, options: restate.RunOptions[Any]) -> GroupedRun:
         """Add a run. From the second one on, the engine's limit is the sum of the runs' limits."""
         # Every replay starts the runs in the same order, so the number identifies a run across attempts.
-        run = GroupedRun(self, self._started, options)
+        run = GroupedRun(self, self._started, name, options)
         self._started += 1
         self.open[run.number] = run
         if len(self.open) > 1:
@@ -114,8 +114,9 @@ class RunGroup:
 class GroupedRun:
     """One run of a group."""
 
-    def __init__(self, group: RunGroup, number: int, options: restate.RunOptions[Any]) -> None:
+    def __init__(self, group: RunGroup, number: int, name: str, options: restate.RunOptions[Any]) -> None:
         self.number = number
+        self.action = Supervised(name)
         self.options = options
         self.max_attempts = options.max_attempts
         self.is_concurrent = False
@@ -123,7 +124,6 @@ class GroupedRun:
         self._group = group
         self._id = (group.invocation_id, number)
         self._attempts: _Attempts | None = None
-        self._skip_wait = asyncio.Event()
 
     def leave(self) -> None:
         """Remove the run from the group, because its result has been taken."""
@@ -139,21 +139,13 @@ class GroupedRun:
         """Run one attempt in this block, after the wait that is due."""
         self._attempts = _store.get(self._id) or _Attempts()
         if self._attempts.due is not None:
-            await self._wait_until(self._attempts.due)
+            await self.action.wait(self._attempts.due - time.monotonic())
         await self._group.begin()
         self._attempts.due = None
         try:
             yield
         finally:
             self._group.end()
-
-    async def _wait_until(self, due: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._skip_wait.wait(), max(0, due - time.monotonic()))
-
-    def skip_wait(self) -> None:
-        """Skip the wait before the next attempt: the invocation was cancelled."""
-        self._skip_wait.set()
 
     def finish(self) -> None:
         """Forget the attempts, because the run has its result or error."""

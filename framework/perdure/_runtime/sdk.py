@@ -9,6 +9,7 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 | `.journal_codec`                       | decrypted input                       | I/test_security_codec     |
 | `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
 | `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
+| `.request_finished_event`              | waits that the attempt's end cancels  | I/test_user_code          |
 | `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
 | `VMWrapper` and its methods            | the same; encryption per place        | U/_runtime/test_sdk       |
 | `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
@@ -27,7 +28,8 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
@@ -35,6 +37,8 @@ from typing import Any, Literal, cast
 from uuid import UUID
 
 import restate
+from restate.exceptions import SdkInternalBaseException
+from restate.extensions import current_context
 from restate.handler import Handler, handler_from_callable
 from restate.server_context import (
     DisconnectedException,
@@ -53,7 +57,15 @@ from restate.vm import (
 from perdure._runtime.asgi import ASGIApp, Message
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
-from perdure.errors import Cancelled, ConfigurationError, PerdureError, PerdureTerminalError, TerminalError, causes
+from perdure.errors import (
+    Aborted,
+    Cancelled,
+    ConfigurationError,
+    PerdureError,
+    PerdureTerminalError,
+    TerminalError,
+    causes,
+)
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
@@ -131,15 +143,17 @@ def is_replaying(ctx: restate.Context) -> bool:
 
 def is_interruption(error: BaseException) -> bool:
     """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return True
     for cause in causes(error):  # the handler may have wrapped it
-        if isinstance(cause, TerminalError):
+        if isinstance(cause, TerminalError | Aborted):
             return False
-        if isinstance(cause, DisconnectedException) or not isinstance(cause, Exception):
+        if isinstance(cause, DisconnectedException | SdkInternalBaseException):
             return True
     return False
 
 
-# Operations of the journal that are refused inside a run, and their names for users.
+# Operations of the journal that are refused inside a run and in other tasks, and their names for users.
 _COMMANDS = {
     "sys_get_state": "ctx.get",
     "sys_get_state_keys": "ctx.state_keys",
@@ -167,11 +181,63 @@ _COMMANDS = {
 }
 
 
-def _refused_inside_run(command: Callable[..., Any], operation: str) -> Callable[..., Any]:
+_WAITS = ("do_progress", "take_notification")  # the SDK waits in tasks of its own
+
+_NOT_DETERMINISTIC = (
+    "A replay could not repeat that. Use perdure's gather, fan_out or race for operations that call_async or run_async "
+    "started, and map_concurrent or parallel for several steps at once. Limit a wait by the timeout of a step, race "
+    "with ctx.sleep, race_awakeable_with_timeout or race_promise_with_timeout"
+)
+
+
+@dataclass(eq=False)
+class Owner:
+    """The task that may use a context: that of the handler's code while it runs, otherwise the SDK's."""
+
+    task: asyncio.Task[Any] | None
+    ends: bool = False
+    """Whether the server cancels the task, so that the attempt ends."""
+    refusal: PerdureTerminalError | None = None
+    """The last refusal of another task."""
+
+    def check(self, operation: str) -> None:
+        """Raise a terminal error if the current task or thread must not use the context."""
+        task = _current_task()
+        if task is not self.task:
+            used_in = "thread" if task is None else "task"
+            raise self.refuse(
+                f"{operation} was used in another {used_in} than the handler's, for example by asyncio.create_task, "
+                "TaskGroup, gather, wait, wait_for, shield or as_completed"
+            )
+
+    def check_wait(self) -> None:
+        """Do the same for a wait, which may be in the task of an SDK's future that the handler's task awaits."""
+        task = _current_task()
+        if task is not self.task and getattr(self.task, "_fut_waiter", None) is not task:
+            self.check("a durable future")
+
+    def refuse(self, problem: str) -> PerdureTerminalError:
+        """Return the terminal error for a use of the context that a replay could not repeat."""
+        self.refusal = PerdureTerminalError(f"{problem}. {_NOT_DETERMINISTIC}", metadata={"code": "not_deterministic"})
+        return self.refusal
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return None
+
+
+def _checked(command: Callable[..., Any], operation: str) -> Callable[..., Any]:
+    waits = command.__name__ in _WAITS
+
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(vm: Any, *args: Any, **kwargs: Any) -> Any:
         refuse_inside_run(operation)
-        return command(*args, **kwargs)
+        if not waits:
+            vm.perdure_owner.check(operation)
+        return command(vm, *args, **kwargs)
 
     return guarded
 
@@ -180,24 +246,36 @@ _guarded_classes: dict[type[VMWrapper], type[VMWrapper]] = {}
 
 
 def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
-    """Return a subclass of a state machine that refuses operations inside a run."""
+    """Return a subclass of a state machine that refuses operations inside a run and in other tasks."""
     if vm not in _guarded_classes:
-        methods = {name: _refused_inside_run(getattr(vm, name), operation) for name, operation in _COMMANDS.items()}
+        methods = {name: _checked(getattr(vm, name), operation) for name, operation in _COMMANDS.items()}
         _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (vm,), methods)
     return _guarded_classes[vm]
 
 
 class _GuardedContext(ServerInvocationContext):
-    """The SDK's context. Refuses use inside a run, and raises `Cancelled` for a cancel of its invocation."""
+    """The SDK's context.
+
+    Refuses use inside a run and in other tasks, and raises `Cancelled` for a cancel of its invocation.
+    """
+
+    perdure_owner: Owner
 
     async def create_poll_or_cancel_coroutine(self, unresolved_future: UnresolvedFuture) -> None:
         # All waits pass here. The terminal error of a future is raised elsewhere, so one raised here is a cancel.
+        owner = self.perdure_owner
+        refuse_inside_run("a durable future")
+        owner.check_wait()
         try:
             await super().create_poll_or_cancel_coroutine(unresolved_future)
         except PerdureTerminalError:  # used inside a run
             raise
         except TerminalError as error:
             raise Cancelled(error.message) from error
+        except asyncio.CancelledError:
+            if owner.ends or self.request_finished_event.is_set():
+                raise
+            raise owner.refuse("asyncio.timeout, wait_for or a cancel of the task ended a durable wait") from None
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._marked(name, super().run(name, *args, **kwargs))
@@ -226,7 +304,9 @@ async def _inside(name: str, action: Callable[[], Awaitable[None]]) -> None:
 
 
 def guard(ctx: restate.Context) -> None:
-    """Make a context refuse use inside its own runs, and raise `Cancelled` for a cancel of its invocation.
+    """Make a context refuse use inside its own runs and in other tasks than the current one.
+
+    It also raises `Cancelled` for a cancel of its invocation.
 
     Raises:
         PerdureError: The context has an unknown class; the SDK's version is not supported.
@@ -241,6 +321,37 @@ def guard(ctx: restate.Context) -> None:
         )
     context.vm.__class__ = _guarded(type(context.vm))
     context.__class__ = _GuardedContext
+    _set_owner(context, Owner(_current_task()))
+
+
+def _set_owner(context: Any, owner: Owner) -> None:
+    context.perdure_owner = context.vm.perdure_owner = owner
+
+
+@contextmanager
+def owned_by(task: asyncio.Task[Any]) -> Iterator[Owner]:
+    """Let a task use the context of the current handler, if it is guarded, instead of the current task."""
+    owner = Owner(task)
+    try:
+        context: Any = current_context()
+    except LookupError:  # no handler
+        context = None
+    if type(context) is not _GuardedContext:
+        yield owner
+        return
+    previous = context.perdure_owner
+    _set_owner(context, owner)
+    try:
+        yield owner
+    finally:
+        if not owner.ends:  # otherwise the task continues until it is cancelled
+            _set_owner(context, previous)
+
+
+def refuse_task(ctx: restate.Context) -> PerdureTerminalError:
+    """Return the terminal error for a durable wait in a task that a concurrent coroutine has started."""
+    owner: Owner = cast("Any", ctx).perdure_owner
+    return owner.refuse("a durable future was awaited in another task than that of the concurrent coroutine")
 
 
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:

@@ -14,20 +14,20 @@ MOST = timedelta(seconds=30)
 
 
 def joined(group: RunGroup, *bounds: int | None) -> list[GroupedRun]:
-    return [group.join(restate.RunOptions(max_attempts=bound)) for bound in bounds]
+    return [group.join("r", restate.RunOptions(max_attempts=bound)) for bound in bounds]
 
 
 @pytest.mark.parametrize(
     ("bounds", "together"), [((3, 1), 4), ((3, None), None), ((None, None), None), ((1, 2, 3), 6), ((0, 0), 0)]
 )
-def test_concurrent_runs_share_sum_of_attempts(bounds, together):
+async def test_concurrent_runs_share_sum_of_attempts(bounds, together):
     runs = joined(RunGroup("inv_1"), *bounds)
     assert all(run.is_concurrent for run in runs)
     assert [run.options.max_attempts for run in runs] == [together] * len(bounds)
     assert [run.max_attempts for run in runs] == list(bounds), "each keeps its own"
 
 
-def test_finished_run_leaves_group():
+async def test_finished_run_leaves_group():
     group = RunGroup("inv_2")
     (first,) = joined(group, 3)
     first.leave()
