@@ -13,8 +13,7 @@ from typing import Any, cast
 
 from restate.exceptions import RetryableError
 
-from perdure._runtime.failures import failure_of
-from perdure._runtime.sdk import is_interruption
+from perdure._runtime.failures import failure_of, is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None

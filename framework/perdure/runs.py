@@ -25,7 +25,7 @@ from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
 from perdure.observability.activities import current_activity
 from perdure.observability.lifecycle import observe_run
-from perdure.retry import RetryPolicy, check_backoff
+from perdure.retry import SHORTEST, RetryPolicy, check_backoff
 
 T = TypeVar("T")
 
@@ -221,17 +221,20 @@ def run_async(
             async with member.attempt():
                 with observe_run(ctx, settings.name, parent), mapped_errors(mapping):
                     result = await member.action.run(action, args)
-        except TerminalError:
-            member.finish()
-            raise
         except Exception as error:
-            if member.action.is_cancelled:  # a retry would start after the wait for it
+            if member.action.cancel_is_late:
+                raise RetryableError(f"{_ATTEMPT_FAILED}{error!r}", 500, SHORTEST) from error
+            if isinstance(error, TerminalError):
+                member.finish()
+                raise
+            if member.action.is_cancelled:  # the next attempt would be delayed
                 member.finish()
                 raise Cancelled(f"cancelled; the last attempt failed: {error!r}") from error
             raise await _failure(settings, member, error) from error
         member.finish()
         return result
 
+    setattr(attempt, sdk.CONTAINED, True)
     future = ctx.run_typed(settings.name, attempt, options)
     member.has_result = lambda: sdk.has_result(future)
     return RunFuture(future, settings, member)

@@ -16,12 +16,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.late_cancel import LateCancel
 from perdure._runtime.user_code import Supervised
 
 _SHORTEST = timedelta(milliseconds=1)
@@ -67,8 +68,9 @@ _store = _AttemptStore()
 class RunGroup:
     """The runs of one attempt of an invocation."""
 
-    def __init__(self, invocation_id: str) -> None:
+    def __init__(self, invocation_id: str, late_cancel: LateCancel | None = None) -> None:
         self.invocation_id = invocation_id
+        self.late_cancel = late_cancel
         self.open: dict[int, GroupedRun] = {}
         self._started = 0
         self._busy = 0
@@ -78,7 +80,7 @@ class RunGroup:
     def join(self, name: str, options: restate.RunOptions[Any]) -> GroupedRun:
         """Add a run. From the second one on, the engine's limit is the sum of the runs' limits."""
         # Every replay starts the runs in the same order, so the number identifies a run across attempts.
-        run = GroupedRun(self, self._started, name, options)
+        run = GroupedRun(self, self._started, Supervised(name, self.late_cancel), options)
         self._started += 1
         self.open[run.number] = run
         if len(self.open) > 1:
@@ -114,9 +116,9 @@ class RunGroup:
 class GroupedRun:
     """One run of a group."""
 
-    def __init__(self, group: RunGroup, number: int, name: str, options: restate.RunOptions[Any]) -> None:
+    def __init__(self, group: RunGroup, number: int, action: Supervised, options: restate.RunOptions[Any]) -> None:
         self.number = number
-        self.action = Supervised(name)
+        self.action = action
         self.options = options
         self.max_attempts = options.max_attempts
         self.is_concurrent = False
@@ -176,12 +178,14 @@ class GroupedRun:
         return max(_SHORTEST, timedelta(seconds=first - time.monotonic()))
 
 
-_groups: WeakKeyDictionary[restate.Context, RunGroup] = WeakKeyDictionary()
+_GROUP = "perdure_run_group"  # attribute of the context
 
 
 def group_of(ctx: restate.Context) -> RunGroup:
     """Return the runs of a context. Each attempt of an invocation has its own context."""
-    group = _groups.get(ctx)
+    group: RunGroup | None = getattr(ctx, _GROUP, None)
     if group is None:
-        group = _groups[ctx] = RunGroup(ctx.request().id)
+        invocation_id = sdk.invocation_of(ctx)[0]
+        group = RunGroup(invocation_id, LateCancel(invocation_id, partial(sdk.input_closed, ctx)))
+        setattr(ctx, _GROUP, group)
     return group

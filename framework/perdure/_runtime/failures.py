@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from restate.exceptions import RetryableError, SdkInternalBaseException
+from restate.server_context import DisconnectedException  # noqa: TID251 - perdure._runtime.sdk imports this module
 
-from perdure._runtime.sdk import is_interruption
+from perdure._runtime.outcomes import as_exception, describe, perform, result_of, start
 from perdure.errors import Aborted, Cancelled, PerdureError, TerminalError, causes
 
 E = TypeVar("E", bound=TerminalError)
 
 _MAX_NAMED: Final = 5
-_MAX_TEXT: Final = 300
 
 
-def as_exception(error: BaseException) -> BaseException:
-    """Return `Aborted` for an exception that tasks, threads or the SDK would not report as a failure.
-
-    Groups and the SDK's own exceptions stay as they are.
-    """
-    if isinstance(error, SdkInternalBaseException | BaseExceptionGroup):
-        return error
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    aborted = Aborted(f"aborted by {_text(error)}")
-    aborted.__cause__ = error
-    return aborted
+def is_interruption(error: BaseException) -> bool:
+    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return True
+    for cause in causes(error):  # the handler may have wrapped it
+        if isinstance(cause, TerminalError | Aborted):
+            return False
+        if isinstance(cause, DisconnectedException | SdkInternalBaseException):
+            return True
+    return False
 
 
 def failure_of(error: BaseException, translate: Callable[[Exception], Exception] | None = None) -> BaseException:
@@ -45,6 +44,24 @@ def failure_of(error: BaseException, translate: Callable[[Exception], Exception]
             opened = _sum_up([_translated(leaf, translate) for leaf in _leaves(cause)])
             return opened if cause is error or isinstance(opened, TerminalError) else error
     return error
+
+
+async def contained(action: Callable[..., Any]) -> Any:
+    """Run an action without arguments in a task of its own, and return its result or raise its error.
+
+    Raises:
+        Aborted: The action raised an exception that is not an `Exception`.
+    """
+    task = start(lambda: perform(action, ()))
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:  # the attempt ends
+        task.cancel()
+        raise
+    try:
+        return result_of(task)
+    except BaseExceptionGroup as group:
+        raise failure_of(group) from None
 
 
 def with_message(error: E, message: str, **metadata: str) -> E:
@@ -90,12 +107,6 @@ def _sum_up(errors: Sequence[BaseException]) -> BaseException:
 
 
 def _listed(errors: Sequence[BaseException]) -> str:
-    named = "; ".join(_text(error) for error in errors[:_MAX_NAMED])
+    named = "; ".join(describe(error) for error in errors[:_MAX_NAMED])
     more = f"; and {len(errors) - _MAX_NAMED} more" if len(errors) > _MAX_NAMED else ""
     return f"{len(errors)} {'error' if len(errors) == 1 else 'errors'}: {named}{more}"
-
-
-def _text(error: BaseException) -> str:
-    text = str(error)
-    name = type(error).__name__
-    return f"{name}: {text}"[:_MAX_TEXT] if text else name

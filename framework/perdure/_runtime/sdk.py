@@ -1,4 +1,4 @@
-"""Adapter for private parts of the Restate SDK; `perdure._runtime.sealing` and this module are their only users.
+"""Adapter for private parts of the Restate SDK, which otherwise only `_runtime.sealing` and `_runtime.failures` use.
 
 An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
 
@@ -9,12 +9,13 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 | `.journal_codec`                       | decrypted input                       | I/test_security_codec     |
 | `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
 | `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
+| `.receive._http_input_closed`          | cancels that cannot be delivered      | I/test_user_code_cancel   |
 | `.request_finished_event`              | waits that the attempt's end cancels  | I/test_user_code          |
 | `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
+| `.create_run_coroutine`                | errors of the SDK's own runs          | I/test_user_code          |
 | `VMWrapper` and its methods            | the same; encryption per place        | U/_runtime/test_sdk       |
 | `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
 | `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
-| `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
 | `ServerCallDurableFuture`'s ID future  | invocation ID after a cancel          | I/test_sdk_private        |
 | `handle`, `is_completed` of futures    | journal index, result without waiting | I/test_runs_together      |
 | `RunOptions` read when an attempt ends | limit of concurrent runs              | I/test_runs_together      |
@@ -33,15 +34,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 import restate
-from restate.exceptions import SdkInternalBaseException
 from restate.extensions import current_context
 from restate.handler import Handler, handler_from_callable
 from restate.server_context import (
-    DisconnectedException,
     ServerCallDurableFuture,
     ServerInvocationContext,
     update_restate_context_is_replaying,
@@ -55,16 +54,15 @@ from restate.vm import (
 )
 
 from perdure._runtime.asgi import ASGIApp, Message
+from perdure._runtime.failures import contained
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
 from perdure.errors import (
-    Aborted,
     Cancelled,
     ConfigurationError,
     PerdureError,
     PerdureTerminalError,
     TerminalError,
-    causes,
 )
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
@@ -141,18 +139,6 @@ def is_replaying(ctx: restate.Context) -> bool:
     return replaying
 
 
-def is_interruption(error: BaseException) -> bool:
-    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return True
-    for cause in causes(error):  # the handler may have wrapped it
-        if isinstance(cause, TerminalError | Aborted):
-            return False
-        if isinstance(cause, DisconnectedException | SdkInternalBaseException):
-            return True
-    return False
-
-
 # Operations of the journal that are refused inside a run and in other tasks, and their names for users.
 _COMMANDS = {
     "sys_get_state": "ctx.get",
@@ -195,6 +181,9 @@ class Owner:
     """The task that may use a context: that of the handler's code while it runs, otherwise the SDK's."""
 
     task: asyncio.Task[Any] | None
+    invocation_id: str = ""
+    waits: bool = False
+    """Whether a durable wait would receive a cancel of the invocation."""
     ends: bool = False
     """Whether the server cancels the task, so that the attempt ends."""
     refusal: PerdureTerminalError | None = None
@@ -253,6 +242,10 @@ def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
     return _guarded_classes[vm]
 
 
+CONTAINED: Final = "perdure_contained"
+"""Attribute of an action that raises no exception other than an `Exception`."""
+
+
 class _GuardedContext(ServerInvocationContext):
     """The SDK's context.
 
@@ -266,6 +259,7 @@ class _GuardedContext(ServerInvocationContext):
         owner = self.perdure_owner
         refuse_inside_run("a durable future")
         owner.check_wait()
+        owner.waits = True
         try:
             await super().create_poll_or_cancel_coroutine(unresolved_future)
         except PerdureTerminalError:  # used inside a run
@@ -276,6 +270,8 @@ class _GuardedContext(ServerInvocationContext):
             if owner.ends or self.request_finished_event.is_set():
                 raise
             raise owner.refuse("asyncio.timeout, wait_for or a cancel of the task ended a durable wait") from None
+        finally:
+            owner.waits = False
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._marked(name, super().run(name, *args, **kwargs))
@@ -288,6 +284,11 @@ class _GuardedContext(ServerInvocationContext):
         if action is not None:  # None when the result was replayed
             self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action)
         return future
+
+    async def create_run_coroutine(self, handle: int, action: Any, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(getattr(action, "func", action), CONTAINED):
+            action = functools.partial(contained, action)
+        await super().create_run_coroutine(handle, action, *args, **kwargs)
 
     def random(self) -> Random:
         refuse_inside_run("ctx.random")
@@ -339,6 +340,7 @@ def owned_by(task: asyncio.Task[Any]) -> Iterator[Owner]:
     if type(context) is not _GuardedContext:
         yield owner
         return
+    owner.invocation_id = context.invocation.invocation_id
     previous = context.perdure_owner
     _set_owner(context, owner)
     try:
@@ -381,6 +383,11 @@ def retry_invocation_id(call: restate.RestateDurableCallFuture[Any]) -> None:
     """Permit another wait for a call's invocation ID after a cancel: the SDK caches the failure of the first wait."""
     if isinstance(call, ServerCallDurableFuture):
         call.invocation_id_future.task = None
+
+
+def input_closed(ctx: restate.Context) -> bool:
+    """Tell whether the engine can send nothing more to this attempt, such as a cancel."""
+    return bool(cast("Any", ctx).receive._http_input_closed.is_set())
 
 
 def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -> None:

@@ -84,12 +84,12 @@ def wrapping(cause: BaseException) -> Exception:
     ids=lambda value: type(value).__name__,
 )
 def test_distinguish_interruption_from_failure(error: BaseException, expected: bool):
-    assert sdk.is_interruption(error) is expected
+    assert is_interruption(error) is expected
 
 
 def test_visit_cyclic_causes_once():
     final, transient = TerminalError("x"), ValueError("y")
     final.__cause__, transient.__cause__ = final, transient
     for error in (final, transient):
-        assert not sdk.is_interruption(error)
+        assert not is_interruption(error)
         assert not has_own_cancel(error)
