@@ -149,8 +149,15 @@ class RunFuture(Awaitable[T], Generic[T]):
         """Give a running action a few seconds to end, cancel it then, and start no other attempt."""
         self._member.action.cancel()
 
-    async def settle(self) -> None:
-        """Cancel the action as above and wait for its end, ignoring cancels of the invocation."""
+    async def settle(self, error: TerminalError) -> None:
+        """Cancel the action as above and wait for its end, ignoring cancels of the invocation.
+
+        Args:
+            error: The error that ended the wait for the run.
+        """
+        if isinstance(error, sdk.WaitEndedByTimeout):
+            await self._member.action.settle()
+            return
         self.cancel()
         await settle(self.future)
 
@@ -297,7 +304,7 @@ async def run_with_retry(
     future = run_async(ctx, config, action, *args, returns=returns)
     try:
         await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
-    except TerminalError:  # a cancel, or the refusal of a wait
-        await future.settle()
+    except TerminalError as error:  # a cancel, or the refusal of a wait
+        await future.settle(error)
         raise
     return await future

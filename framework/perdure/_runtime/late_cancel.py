@@ -17,7 +17,7 @@ FindCancel = Callable[[str], Awaitable[bool]]
 
 find_cancel: ContextVar[FindCancel | None] = ContextVar("perdure_find_cancel", default=None)
 
-_INTERVAL: Final = 2.0  # seconds between two searches for one invocation
+INTERVAL: Final = 2.0  # seconds between two searches for one invocation
 _MAX_RATE: Final = 20.0  # searches per second of this process
 
 
@@ -39,7 +39,7 @@ class LateCancel:
 
     async def until_found(self, ends: set[asyncio.Future[Any]]) -> None:
         """Wait until the cancel is found, or the first of the futures is done."""
-        interval = None if find_cancel.get() is None else _INTERVAL
+        interval = None if find_cancel.get() is None else INTERVAL
         while not (await asyncio.wait(ends, timeout=interval, return_when=asyncio.FIRST_COMPLETED))[0]:
             if await self._search():
                 return
@@ -47,7 +47,7 @@ class LateCancel:
     async def _search(self) -> bool:
         find, now = find_cancel.get(), time.monotonic()
         turn = max(now, LateCancel._next_search)
-        if find is not None and self._may_search() and turn - now < _INTERVAL:
+        if find is not None and self._may_search() and turn - now < INTERVAL:
             LateCancel._next_search = turn + 1 / _MAX_RATE
             await asyncio.sleep(turn - now)
             self.is_known = await find(self._invocation_id)

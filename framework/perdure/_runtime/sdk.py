@@ -176,6 +176,12 @@ _NOT_DETERMINISTIC = (
 )
 
 
+class WaitEndedByTimeout(PerdureTerminalError):
+    """asyncio ended a durable wait. A replay would not end it, so the attempt must end without another wait."""
+
+    code = "not_deterministic"
+
+
 @dataclass(eq=False)
 class Owner:
     """The task that may use a context: that of the handler's code while it runs, otherwise the SDK's."""
@@ -192,6 +198,8 @@ class Owner:
     def check(self, operation: str) -> None:
         """Raise a terminal error if the current task or thread must not use the context."""
         task = _current_task()
+        if isinstance(self.refusal, WaitEndedByTimeout):
+            raise self.refusal
         if task is not self.task:
             used_in = "thread" if task is None else "task"
             raise self.refuse(
@@ -202,12 +210,20 @@ class Owner:
     def check_wait(self) -> None:
         """Do the same for a wait, which may be in the task of an SDK's future that the handler's task awaits."""
         task = _current_task()
-        if task is not self.task and getattr(self.task, "_fut_waiter", None) is not task:
+        awaits_it = getattr(self.task, "_fut_waiter", None) is task
+        if isinstance(self.refusal, WaitEndedByTimeout) or (task is not self.task and not awaits_it):
             self.check("a durable future")
 
     def refuse(self, problem: str) -> PerdureTerminalError:
         """Return the terminal error for a use of the context that a replay could not repeat."""
         self.refusal = PerdureTerminalError(f"{problem}. {_NOT_DETERMINISTIC}", metadata={"code": "not_deterministic"})
+        return self.refusal
+
+    def end_by_timeout(self) -> PerdureTerminalError:
+        """Return the terminal error for a durable wait that asyncio ended. It also refuses every further operation."""
+        self.refusal = WaitEndedByTimeout(
+            f"asyncio.timeout, wait_for or a cancel of the task ended a durable wait. {_NOT_DETERMINISTIC}"
+        )
         return self.refusal
 
 
@@ -269,7 +285,7 @@ class _GuardedContext(ServerInvocationContext):
         except asyncio.CancelledError:
             if owner.ends or self.request_finished_event.is_set():
                 raise
-            raise owner.refuse("asyncio.timeout, wait_for or a cancel of the task ended a durable wait") from None
+            raise owner.end_by_timeout() from None
         finally:
             owner.waits = False
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from perdure._runtime import sdk
 from perdure._runtime.failures import is_interruption
@@ -47,15 +47,16 @@ async def run_handler(call: Callable[[], Awaitable[T]]) -> T:
             owner.ends = True
             task.cancel()
             raise
+    result, refusal = None, owner.refusal
     try:
-        result: T = result_of(task)
+        result = result_of(task)
     except Exception as error:
-        if owner.refusal is None or is_interruption(error) or is_terminal(error):
+        is_certain = refusal is None or is_interruption(error) or is_terminal(error)
+        if is_certain and not isinstance(refusal, sdk.WaitEndedByTimeout):
             raise
-        raise owner.refusal from error
-    if owner.refusal is not None:
-        raise owner.refusal
-    return result
+    if refusal is not None:
+        raise refusal
+    return cast("T", result)
 
 
 class Supervised:
@@ -70,6 +71,7 @@ class Supervised:
         self._name = name
         self._late_cancel = late_cancel or LateCancel("", bool)
         self._cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[Outcome] | None = None
 
     @property
     def is_cancelled(self) -> bool:
@@ -86,6 +88,12 @@ class Supervised:
         if not self._cancelled.done():
             self._cancelled.set_result(None)
 
+    async def settle(self) -> None:
+        """Cancel the action and wait for its end, without the engine."""
+        self.cancel()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=CANCEL_GRACE + CLEANUP_GRACE)
+
     async def wait(self, seconds: float) -> None:
         """Wait for a time, or until the cancel."""
         await asyncio.wait({self._cancelled}, timeout=max(0.0, seconds))
@@ -100,7 +108,7 @@ class Supervised:
         """
         if self.is_cancelled:
             raise Cancelled(f"cancelled before '{self._name}' started")
-        task = start(lambda: perform(action, args))
+        task = self._task = start(lambda: perform(action, args))
         try:
             await self._late_cancel.until_found({task, self._cancelled})
             if not await _ends_in_time(task):

@@ -267,6 +267,6 @@ class _RunningStep:
     async def settle(self, error: TerminalError) -> None:
         """Wait for the end of a cancelled local action."""
         if isinstance(self._action, RunFuture):
-            await self._action.settle()
+            await self._action.settle(error)
         if self._action is not None:
             self._activity.end(error)

@@ -57,12 +57,13 @@ async def make_execution_ids(ctx: restate.Context) -> tuple[ExecutionIds, Cancel
     cancel: Cancelled | None = None
     while True:
         try:
-            return await run_with_retry(ctx, "submit rollback", _new_execution_ids, returns=ExecutionIds), cancel
+            return await run_with_retry(ctx, "submit rollback", new_execution_ids, returns=ExecutionIds), cancel
         except Cancelled as error:
             cancel = cancel or error
 
 
-async def _new_execution_ids() -> ExecutionIds:
+async def new_execution_ids() -> ExecutionIds:
+    """Return new random IDs."""
     return ExecutionIds(execution=await _new_execution_id(), wait=await new_wait_id(), trace=traceparent())
 
 

@@ -14,6 +14,7 @@ from restate.server_context import (
 from restate.vm import VMWrapper
 
 from perdure._runtime import sdk, sealing
+from perdure._runtime.failures import is_interruption
 from perdure._runtime.run_scope import inside_run
 from perdure._runtime.waiting import has_own_cancel
 from perdure.errors import PerdureTerminalError, TerminalError
