@@ -14,6 +14,7 @@ from typing import Any, cast
 from restate.exceptions import RetryableError
 
 from perdure._runtime.failures import failure_of, is_interruption
+from perdure._runtime.outcomes import as_exception
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None
@@ -62,7 +63,10 @@ class ErrorMapping:
             return error
         if isinstance(rule, type):
             return _terminal(rule, error)
-        translated: Exception | None = rule(error)
+        try:
+            translated: Exception | None = rule(error)
+        except BaseException as failed:  # noqa: BLE001 - of the user's rule
+            raise as_exception(failed)  # noqa: B904 - the same error, or its cause is set
         return error if translated is None else translated
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.outcomes import as_exception
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure._runtime.user_code import run_handler
 from perdure.error_mapping import ErrorMapping, mapped_errors
@@ -176,6 +177,8 @@ def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any
     except PerdureTerminalError as error:
         metadata = {**(error.metadata or {}), "handler": str(target)}
         raise PerdureTerminalError(f"the response of {target}: {error.message}", metadata=metadata) from error
+    except BaseException as error:  # noqa: BLE001 - of the user's serialisers
+        raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
 
 
 def handler(

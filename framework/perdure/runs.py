@@ -18,6 +18,7 @@ from restate.serde import Serde
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
+from perdure._runtime.outcomes import as_exception
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
 from perdure._runtime.waiting import settle, until_done
@@ -116,7 +117,10 @@ class _ResultSerde(Serde[T], Generic[T]):
 
     def serialize(self, obj: T | None) -> bytes:
         """Return the value as JSON."""
-        data = self._inner.serialize(obj)
+        try:
+            data = self._inner.serialize(obj)
+        except BaseException as error:  # noqa: BLE001 - the SDK would not report it
+            raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
         if len(data) > ENGINE_MESSAGE_LIMIT:
             raise PerdureTerminalError(
                 f"run '{self._run}': the result has {len(data):,} bytes, and a message to the engine at most "
@@ -195,8 +199,8 @@ def run_async(
 
     Await several futures together, with `gather`, `fan_out` or `race`; awaited one after the other, the actions run one
     after the other. An action whose future is never awaited never runs. Retries are counted per run. A retry starts
-    after the actions that are running have ended, so it does not interrupt them. A crash resets these counts; the
-    concurrent runs then share the sum of their attempts.
+    after the actions that are running have ended, so it does not interrupt them. Attempts that end with their process
+    are not counted; a crash also resets the counts.
 
     Args:
         ctx: The handler's context.
@@ -253,10 +257,10 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
     status = error.status_code if isinstance(error, RetryableError) else 500
     failures = member.fail()
+    if member.is_exhausted(failures):
+        member.finish()
+        return TerminalError(message, 500)
     if member.is_concurrent:
-        if member.is_exhausted(failures):
-            member.finish()
-            return TerminalError(message, 500)
         delay = settings.retry.delay_after(failures) if retry_after is None else retry_after
         return RetryableError(message, status, await member.wait_for_others(delay))
     if retry_after is not None:

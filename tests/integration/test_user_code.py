@@ -322,6 +322,10 @@ async def use_asyncio(ctx: sdk.Context, tool: str) -> str:
     async def leave_task() -> None:
         asyncio.create_task(steps("a"))  # noqa: RUF006 - the mistake
 
+    async def wait_for_futures() -> None:
+        futures: Any = [run_async(ctx, "a", echo, "a"), ctx.sleep(timedelta(0))]
+        await asyncio.wait(futures)
+
     async def complete_in_order() -> None:
         for next_ in asyncio.as_completed([steps("a")]):
             await next_
@@ -342,6 +346,7 @@ async def use_asyncio(ctx: sdk.Context, tool: str) -> str:
         "create_task": lambda: asyncio.create_task(steps("a")),
         "create_task, not awaited": leave_task,
         "wait": lambda: asyncio.wait({asyncio.create_task(steps("a"))}),
+        "wait for futures": wait_for_futures,
         "wait_for": lambda: asyncio.wait_for(steps("a"), 5),
         "shield": lambda: asyncio.shield(steps("a")),
         "as_completed": complete_in_order,
@@ -356,7 +361,7 @@ async def use_asyncio(ctx: sdk.Context, tool: str) -> str:
 
 ASYNCIO = (
     "gather", "gather of futures", "gather of calls", "TaskGroup", "create_task", "create_task, not awaited", "wait",
-    "wait_for", "shield", "as_completed", "to_thread", "timeout", "gather in map_concurrent",
+    "wait for futures", "wait_for", "shield", "as_completed", "to_thread", "timeout", "gather in map_concurrent",
     "timeout of map_concurrent",
 )  # fmt: skip
 

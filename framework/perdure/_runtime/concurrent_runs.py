@@ -1,9 +1,11 @@
-"""Attempts of concurrent runs in one invocation, counted per run.
+"""Failed attempts of runs, counted per run.
 
-The engine counts attempts per invocation, and a run that fails ends the attempt for all concurrent runs. Each of them
-would then be repeated, and exhausted, because of the others. So a run that fails first waits until the running actions
-have recorded their results. Its attempts and waits are counted in this process. A crash loses these counts. The
-engine's own count then limits the group, to as many attempts as its runs may have in total.
+The engine counts attempts per invocation, also those that end with their process or connection. So failed attempts are
+counted in this process. A crash loses these counts. The engine's own count then limits the open runs, to as many
+attempts as they may have in total and an allowance.
+
+A run that fails ends the attempt for all concurrent runs. Each of them would then be repeated because of the others. So
+it first waits until the running actions have recorded their results.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import restate
 
 from perdure._runtime import sdk
 from perdure._runtime.late_cancel import LateCancel
 from perdure._runtime.user_code import Supervised
+
+LOST_ATTEMPTS: Final = 20
+"""Attempts that the engine permits in addition, because it also counts those that ended with their process."""
 
 _SHORTEST = timedelta(milliseconds=1)
 _POLL = 0.02  # seconds
@@ -78,17 +83,16 @@ class RunGroup:
         self._failing: GroupedRun | None = None  # the run whose failure ends this attempt of the invocation
 
     def join(self, name: str, options: restate.RunOptions[Any]) -> GroupedRun:
-        """Add a run. From the second one on, the engine's limit is the sum of the runs' limits."""
+        """Add a run. The engine's limit is the sum of the runs' limits, and an allowance for lost attempts."""
         # Every replay starts the runs in the same order, so the number identifies a run across attempts.
         run = GroupedRun(self, self._started, Supervised(name, self.late_cancel), options)
         self._started += 1
         self.open[run.number] = run
-        if len(self.open) > 1:
-            limits = [member.max_attempts for member in self.open.values()]
-            total = None if None in limits else sum(limit for limit in limits if limit is not None)
-            for member in self.open.values():
-                member.is_concurrent = True
-                sdk.limit_attempts(member.options, total)
+        limits = [member.max_attempts for member in self.open.values()]
+        total = None if None in limits else sum(limit for limit in limits if limit is not None) + LOST_ATTEMPTS
+        for member in self.open.values():
+            member.is_concurrent = len(self.open) > 1
+            sdk.limit_attempts(member.options, total)
         return run
 
     async def begin(self) -> None:

@@ -18,7 +18,7 @@ FindCancel = Callable[[str], Awaitable[bool]]
 find_cancel: ContextVar[FindCancel | None] = ContextVar("perdure_find_cancel", default=None)
 
 INTERVAL: Final = 2.0  # seconds between two searches for one invocation
-_MAX_RATE: Final = 20.0  # searches per second of this process
+MAX_RATE: Final = 20.0  # searches per second of this process
 
 
 class LateCancel:
@@ -48,7 +48,7 @@ class LateCancel:
         find, now = find_cancel.get(), time.monotonic()
         turn = max(now, LateCancel._next_search)
         if find is not None and self._may_search() and turn - now < INTERVAL:
-            LateCancel._next_search = turn + 1 / _MAX_RATE
+            LateCancel._next_search = turn + 1 / MAX_RATE
             await asyncio.sleep(turn - now)
             self.is_known = await find(self._invocation_id)
         return self.is_known

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
+import restate
+
 from perdure._runtime import sdk
 from perdure._runtime.failures import is_interruption
 from perdure._runtime.late_cancel import LateCancel
@@ -51,6 +53,8 @@ async def run_handler(call: Callable[[], Awaitable[T]]) -> T:
     try:
         result = result_of(task)
     except Exception as error:
+        if _is_asyncio_wait(error):
+            refusal = owner.refuse("a durable future was passed to asyncio.wait")
         is_certain = refusal is None or is_interruption(error) or is_terminal(error)
         if is_certain and not isinstance(refusal, sdk.WaitEndedByTimeout):
             raise
@@ -119,6 +123,13 @@ class Supervised:
             task.cancel()
             raise
         return result_of(task)
+
+
+def _is_asyncio_wait(error: Exception) -> bool:
+    """Tell whether asyncio has failed to treat a durable future as one of its own."""
+    if not isinstance(error, AttributeError) or error.name != "add_done_callback":
+        return False
+    return isinstance(getattr(error.obj, "future", error.obj), restate.RestateDurableFuture)
 
 
 async def _ends_in_time(task: asyncio.Task[Outcome]) -> bool:

@@ -311,6 +311,6 @@ def publish(event: Event) -> None:
     for listener in _Listeners.by_event.get(type(event), ()):
         try:
             listener(event)
-        except Exception:
+        except BaseException:
             name = getattr(listener, "__qualname__", repr(listener))
             log.exception("hook failed; the invocation continues", hook=name, event_type=type(event).__name__)
