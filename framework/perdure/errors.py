@@ -233,7 +233,10 @@ class Refused(PerdureTerminalError):
 
 
 class RunExhausted(PerdureTerminalError):
-    """All attempts of a run failed. The message names the run, the attempts and the last cause."""
+    """All attempts of a run failed. The message names the run, the attempts and the last cause.
+
+    The metadata ``lost_attempts`` counts attempts that ended with their process or connection, if there were any.
+    """
 
     code = "run_exhausted"
 

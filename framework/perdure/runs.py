@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
@@ -29,6 +29,9 @@ from perdure.observability.lifecycle import observe_run
 from perdure.retry import SHORTEST, RetryPolicy, check_backoff
 
 T = TypeVar("T")
+
+LOST_ATTEMPTS_KEY: Final = "lost_attempts"
+"""Metadata of `RunExhausted`: the number of attempts that ended with their process, which no limit counts."""
 
 _ATTEMPT_FAILED = "run attempt failed: "
 
@@ -173,7 +176,9 @@ class RunFuture(Awaitable[T], Generic[T]):
             self._member.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
                 self._member.finish()  # exhausted in the engine, so no attempt has removed it
-                raise self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED)) from error
+                exhausted = self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED))
+                exhausted.metadata = {**(exhausted.metadata or {}), **(error.metadata or {})}
+                raise exhausted from error
             raise
         self._member.leave()
         return result
@@ -246,6 +251,7 @@ def run_async(
         return result
 
     setattr(attempt, sdk.CONTAINED, True)
+    member.is_repeated = sdk.is_replaying(ctx)
     future = ctx.run_typed(settings.name, attempt, options)
     member.has_result = lambda: sdk.has_result(future)
     return RunFuture(future, settings, member)
@@ -259,7 +265,8 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
     failures = member.fail()
     if member.is_exhausted(failures):
         member.finish()
-        return TerminalError(message, 500)
+        lost = member.lost_attempts(failures)
+        return TerminalError(message, 500, {LOST_ATTEMPTS_KEY: str(lost)} if lost else None)
     if member.is_concurrent:
         delay = settings.retry.delay_after(failures) if retry_after is None else retry_after
         return RetryableError(message, status, await member.wait_for_others(delay))

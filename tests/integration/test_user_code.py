@@ -445,6 +445,32 @@ async def test_asyncio_is_free_inside_runs(restate):
         assert await asyncio.wait_for(ingress.call(inside), PATIENCE) == ["a b", "c", "d"]
 
 
+async def test_lost_attempts_do_not_exhaust_runs(restate):
+    lost = sdk.Service("LostAttempts")
+    attempts: Counter[str] = Counter()
+
+    @handler(lost)
+    async def work(ctx: sdk.Context, key: str) -> None:
+        async def act() -> None:
+            attempts[key] += 1
+            if attempts[key] in (1, 2, 4):
+                context: Any = ctx
+                await context.receive.enqueue_restate_event({"type": "http.disconnect"})
+                await asyncio.sleep(PATIENCE)
+            raise ValueError("no")
+
+        await run_with_retry(ctx, "before", echo, "a")
+        await run_with_retry(ctx, TWICE.named("odd"), act)
+
+    env = await restate.serve(lost)
+    key = str(uuid4())
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError, match=r"run exhausted retries \(2 attempts\)") as exhausted:
+            await asyncio.wait_for(ingress.call(work, key), PATIENCE)
+    assert attempts[key] == 5
+    assert exhausted.value.metadata["lost_attempts"] == "3"
+
+
 async def test_cancel_ends_hanging_steps(restate, did: Recording, monkeypatch):
     monkeypatch.setattr(user_code, "CANCEL_GRACE", 0.2)
     monkeypatch.setattr(user_code, "CLEANUP_GRACE", 0.2)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import restate
 
-from perdure._runtime import sdk
+from perdure._runtime import engine_retries, sdk
 from perdure._runtime.late_cancel import LateCancel
 from perdure._runtime.user_code import Supervised
 
@@ -126,6 +126,8 @@ class GroupedRun:
         self.options = options
         self.max_attempts = options.max_attempts
         self.is_concurrent = False
+        self.is_repeated = False
+        """Whether an earlier attempt of the invocation has recorded the run."""
         self.has_result: Callable[[], bool] = lambda: False  # replaced once the run has a future
         self._group = group
         self._id = (group.invocation_id, number)
@@ -164,6 +166,13 @@ class GroupedRun:
         attempts.failures += 1
         _store.put(self._id, attempts)
         return attempts.failures
+
+    def lost_attempts(self, failures: int) -> int:
+        """Return the number of attempts that ended with their process or connection, after this many failures."""
+        retries = engine_retries.current.get()
+        if retries is None or self.is_concurrent or not self.is_repeated:  # then the count includes other runs
+            return 0
+        return max(0, retries.count + 1 - failures)
 
     def is_exhausted(self, failures: int) -> bool:
         """Tell whether the run's own attempts or its time are used up."""

@@ -366,6 +366,12 @@ def owned_by(task: asyncio.Task[Any]) -> Iterator[Owner]:
             _set_owner(context, previous)
 
 
+def refuse_other_task(ctx: restate.Context, operation: str) -> None:
+    """Raise a terminal error if the current task or thread must not use a guarded context."""
+    owner: Owner = cast("Any", ctx).perdure_owner
+    owner.check(operation)
+
+
 def refuse_task(ctx: restate.Context) -> PerdureTerminalError:
     """Return the terminal error for a durable wait in a task that a concurrent coroutine has started."""
     owner: Owner = cast("Any", ctx).perdure_owner

@@ -110,9 +110,11 @@ class StepRunner:
             StepFailed: The first failed step, in their order; the other steps have ended.
             Cancelled: This invocation was cancelled; local actions have ended, calls are in `running`.
             SagaError: A name is not unique, or a payload does not fit; no step was started.
+            PerdureTerminalError: The current task is not the handler's; no step was started.
         """
         if self.cancelled is not None:
             raise self.cancelled
+        sdk.refuse_other_task(self.ctx, " and ".join(f"step '{step.name}'" for step in steps))
         running = [_RunningStep(self, step, record) for step, record in zip(steps, self._record(steps), strict=True)]
         for each in running:
             each.start()

@@ -11,8 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import restate
 
-from perdure._runtime import late_cancel, sdk, sealing
+from perdure._runtime import engine_retries, late_cancel, sdk, sealing
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure._runtime.engine_retries import EngineRetries
 from perdure._runtime.late_cancel import FindCancel
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
@@ -90,7 +91,9 @@ class ServiceApp:
             if service in self.names:  # other names are untrusted input and must not become labels
                 ATTEMPTS.count(service=service, handler=handler)
             late_cancel.find_cancel.set(self._find_cancel)
-            await self.drain(scope, receive, sending_status_at_once(send))
+            retries = EngineRetries(receive)
+            engine_retries.current.set(retries)
+            await self.drain(scope, retries, sending_status_at_once(send))
         elif path == "/health":
             await respond_json(send, 200, {"status": "ok"})
         elif path == "/ready":
