@@ -33,6 +33,7 @@ from perdure import (
     run_with_retry,
 )
 from perdure._runtime import late_cancel, user_code
+from perdure.concurrency import RaceResult
 from perdure.engine.admin import AdminClient
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import Conflict, IngressError, Refused
@@ -43,7 +44,7 @@ from tests.support import PATIENCE, Recording, eventually
 pytestmark = pytest.mark.restate_modes("all")
 
 TWICE = RunConfig(max_retries=1, initial_delay=timedelta(milliseconds=5))
-SOON = {"initial_delay": timedelta(milliseconds=5), "max_delay": timedelta(milliseconds=5)}
+SOON: dict[str, Any] = {"initial_delay": timedelta(milliseconds=5), "max_delay": timedelta(milliseconds=5)}
 
 
 class Odd(BaseException):
@@ -437,7 +438,7 @@ async def test_asyncio_is_free_inside_runs(restate):
         for task in tasks:  # not when the run was replayed
             await asyncio.wait({task})
             assert "inside the run 'asyncio'" in str(task.exception())
-        won = await race(ctx, ctx.sleep(timedelta(seconds=20)), run_async(ctx, "d", echo, "d"))
+        won: RaceResult[Any] = await race(ctx, ctx.sleep(timedelta(seconds=20)), run_async(ctx, "d", echo, "d"))
         return [*results, str(won.winner)]
 
     env = await restate.serve(free)

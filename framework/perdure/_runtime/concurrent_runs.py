@@ -27,7 +27,7 @@ from perdure._runtime import engine_retries, sdk
 from perdure._runtime.late_cancel import LateCancel
 from perdure._runtime.user_code import Supervised
 
-LOST_ATTEMPTS: Final = 20
+LOST_ATTEMPTS: Final = 5
 """Attempts that the engine permits in addition, because it also counts those that ended with their process."""
 
 _SHORTEST = timedelta(milliseconds=1)

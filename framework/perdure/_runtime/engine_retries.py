@@ -32,9 +32,10 @@ class EngineRetries:
 
     async def __call__(self) -> Message:
         message = await self._receive()
-        if self._head is not None:
-            self._head += message.get("body", b"")
-            self._read(self._head)
+        head = self._head
+        if head is not None:
+            head.extend(message.get("body", b""))
+            self._read(head)
         return message
 
     def _read(self, head: bytearray) -> None:
