@@ -364,6 +364,7 @@ def owned_by(task: asyncio.Task[Any]) -> Iterator[Owner]:
     finally:
         if not owner.ends:  # otherwise the task continues until it is cancelled
             _set_owner(context, previous)
+            mark_replaying(context)  # the task has its own context variables
 
 
 def refuse_other_task(ctx: restate.Context, operation: str) -> None:
