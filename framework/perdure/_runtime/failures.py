@@ -1,4 +1,4 @@
-"""What an exception of user code counts as: a failed attempt, a terminal error, or the SDK's end of the attempt."""
+"""Classification of user code's exceptions: failed attempt, terminal error, or the SDK's end of the attempt."""
 
 from __future__ import annotations
 
