@@ -24,9 +24,10 @@ import restate
 
 from perdure._runtime import sdk
 from perdure._runtime.branches import Branches, Ended
+from perdure._runtime.failures import with_message
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure.clients import CallFuture
-from perdure.errors import Cancelled, InvalidInput, PerdureTerminalError, TerminalError, message_of, metadata_of
+from perdure.errors import Cancelled, InvalidInput, PerdureTerminalError, TerminalError, message_of
 from perdure.observability.activities import ActivityKind, activity
 from perdure.signals import ExternalSignal, InternalSignal
 
@@ -448,12 +449,4 @@ def _not_durable(caller: str, index: int, value: object) -> PerdureTerminalError
 
 def _with_location(error: E, location: str, index: int, **details: str) -> E:
     """Return a copy of an error whose message and metadata name its location."""
-    # Without the constructor, whose parameters are unknown.
-    kind = type(error)
-    message = f"{location}: {message_of(error)}"
-    copy = kind.__new__(kind, message)
-    copy.__dict__.update(vars(error))
-    copy.args = (message,)
-    copy.message = message
-    copy.metadata = {**metadata_of(error), **details, "index": str(index)}
-    return copy
+    return with_message(error, f"{location}: {message_of(error)}", **details, index=str(index))

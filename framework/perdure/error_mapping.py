@@ -7,17 +7,17 @@ declined card.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from restate.exceptions import RetryableError
 
+from perdure._runtime.failures import failure_of, is_interruption
+from perdure._runtime.outcomes import as_exception
 from perdure._runtime.plain_text import text_of
 from perdure._runtime.retry_after import retry_after
-from perdure._runtime.sdk import is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None
@@ -30,7 +30,7 @@ class ErrorMapping:
     A class as a rule makes a terminal error with the exception's text as message and its class as ``cause`` in the
     metadata. A function as a rule receives the exception. It returns a terminal error, the SDK's `RetryableError`, or
     None to retry the exception. Terminal and retryable errors pass unchanged, and so do the SDK's interruptions of an
-    attempt.
+    attempt. The exceptions of a group are translated one by one, and summed up in one error.
 
     An exception that is retried waits as long as the ``Retry-After`` header of its HTTP response asks, for example the
     response of an `httpx.HTTPStatusError`.
@@ -65,12 +65,18 @@ class ErrorMapping:
         """Return the error to raise instead of an exception; the exception itself if no rule applies."""
         if isinstance(error, TerminalError | RetryableError) or is_interruption(error):
             return error
+        opened = failure_of(error, self.translate)
+        if opened is not error:
+            return cast("Exception", opened)
         rule = next((self._rules[kind] for kind in type(error).__mro__ if kind in self._rules), None)
         if rule is None:
             return self._retried(error)
         if isinstance(rule, type):
             return _terminal(rule, error)
-        translated: Exception | None = rule(error)
+        try:
+            translated: Exception | None = rule(error)
+        except BaseException as failed:  # noqa: BLE001 - of the user's rule
+            raise as_exception(failed)  # noqa: B904 - the same error, or its cause is set
         return self._retried(error) if translated is None else translated
 
     def _retried(self, error: Exception) -> Exception:
@@ -78,7 +84,7 @@ class ErrorMapping:
         asked = retry_after(headers, self._max_retry_after) if isinstance(headers, Mapping) else None
         if not asked:
             return error
-        return RetryableError(f"{type(error).__name__}: {error}", retry_after=asked)
+        return RetryableError(f"{type(error).__name__}: {text_of(error)}", retry_after=asked)
 
 
 def _terminal(kind: type[PerdureTerminalError], error: Exception) -> PerdureTerminalError:
@@ -96,7 +102,6 @@ def _is_rule(rule: Any) -> bool:
     return callable(rule)
 
 
-_NOTHING = nullcontext()
 _current: ContextVar[ErrorMapping | None] = ContextVar("perdure_error_mapping", default=None)
 
 
@@ -105,20 +110,29 @@ def current_mapping() -> ErrorMapping | None:
     return _current.get()
 
 
-def mapped_errors(mapping: ErrorMapping | None) -> AbstractContextManager[None]:
-    """Translate the exceptions of a block and of its runs. None translates nothing."""
-    return _NOTHING if mapping is None else _mapped(mapping)
+class mapped_errors:  # noqa: N801 - a context manager; a generator would cost several times as much per run
+    """Translate the exceptions of a block and of its runs, and open exception groups.
 
+    Args:
+        mapping: The translation; None translates nothing.
+    """
 
-@contextmanager
-def _mapped(mapping: ErrorMapping) -> Iterator[None]:
-    token = _current.set(mapping)
-    try:
-        yield
-    except Exception as error:
-        translated = mapping.translate(error)
+    def __init__(self, mapping: ErrorMapping | None) -> None:
+        self._mapping = mapping
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._mapping or _current.get())
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        _current.reset(self._token)
+        if error is None or is_interruption(error):
+            return
+        translate = None if self._mapping is None else self._mapping.translate
+        translated = failure_of(error, translate)
+        if translated is error and translate is not None and isinstance(error, Exception):
+            translated = translate(error)
         if translated is error:
-            raise
+            return
+        if isinstance(error, BaseExceptionGroup):  # which may contain the translated error
+            raise translated
         raise translated from error
-    finally:
-        _current.reset(token)

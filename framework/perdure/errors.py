@@ -22,7 +22,8 @@
        ├─ LoopFailed            as cause   an iteration of a loop failed; names it, keeps status and metadata
        ├─ SagaError                  500   code violates a rule of sagas, such as compensation before action
        └─ StepFailed            as cause   a step of a saga failed; names the step, keeps status and metadata
-    PerdureError                           not terminal; raised outside handlers, except for the last two
+    PerdureError                           not terminal; raised outside handlers, except for the first and last two
+    ├─ Aborted                             user code ended with SystemExit or the like; retried
     ├─ ConfigurationError                  settings or definitions are invalid; raised at start
     ├─ IdentityError                       a request is not signed by a trusted engine
     ├─ EngineError                         restate-server could not be found, started or queried
@@ -50,6 +51,7 @@ from restate.exceptions import RetryableError
 from perdure._runtime.plain_text import message_text, text_of
 
 __all__ = [
+    "Aborted",
     "ApprovalTimeout",
     "Cancelled",
     "ConfigurationError",
@@ -333,7 +335,10 @@ class Refused(PerdureTerminalError):
 
 
 class RunExhausted(PerdureTerminalError):
-    """All attempts of a run failed. The message names the run, the attempts and the last cause."""
+    """All attempts of a run failed. The message names the run, the attempts and the last cause.
+
+    The metadata ``lost_attempts`` counts attempts that ended with their process or connection, if there were any.
+    """
 
     code = "run_exhausted"
 
@@ -404,6 +409,13 @@ class StepFailed(PerdureTerminalError):
 
 class PerdureError(Exception):
     """Base of the errors that are not terminal. Most are raised outside handlers."""
+
+
+class Aborted(PerdureError):
+    """User code raised an exception that is not an `Exception`, such as `SystemExit` or a `CancelledError` of its own.
+
+    It counts as a failed attempt. An `ErrorMapping` may translate it.
+    """
 
 
 class UnreadableState(PerdureError):

@@ -11,7 +11,9 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.outcomes import as_exception
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
+from perdure._runtime.user_code import run_handler
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError, reportable
 from perdure.observability.lifecycle import HandlerRole, observe_attempt
@@ -42,10 +44,9 @@ class HandlerSignature(Generic[C]):
         """Run the function, or raise the error of an unreadable request."""
         if isinstance(request, Unreadable):
             raise request.error
+        arguments = (context, request) if self.takes_input else (context,)
         with mapped_errors(self.errors):
-            if self.takes_input:
-                return await self.function(context, request)
-            return await self.function(context)
+            return await run_handler(lambda: self.function(*arguments))
 
     def mapping(self, errors: ErrorMapping | None) -> HandlerSignature[C]:
         """Return the same signature with an error mapping."""
@@ -192,6 +193,8 @@ def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any
     except PerdureTerminalError as error:
         error.metadata = {**(error.metadata or {}), "handler": str(target)}
         raise
+    except BaseException as error:  # noqa: BLE001 - of the user's serialisers
+        raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
 
 
 def handler(

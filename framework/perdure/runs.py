@@ -5,8 +5,6 @@ The engine keeps the backoff, so no process holds anything between attempts, and
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,6 +18,7 @@ from restate.serde import Serde
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
+from perdure._runtime.outcomes import as_exception
 from perdure._runtime.plain_text import display_name, text_of
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import TypedSerde, result_type, serde_for
@@ -36,12 +35,15 @@ from perdure.errors import (
 )
 from perdure.observability.activities import current_activity
 from perdure.observability.lifecycle import observe_run
-from perdure.retry import RetryPolicy, check_backoff
+from perdure.retry import SHORTEST, RetryPolicy, check_backoff
 
 T = TypeVar("T")
 
 RUN_DURATION: Final = timedelta(minutes=5)
 """Default time for which a run is retried: long enough for a restart or a failover of a dependency."""
+
+LOST_ATTEMPTS_KEY: Final = "lost_attempts"
+"""Metadata of `RunExhausted`: the number of attempts that ended with their process, which no limit counts."""
 
 _ATTEMPT_FAILED = "run attempt failed: "
 
@@ -133,7 +135,10 @@ class _ResultSerde(Serde[T], Generic[T]):
 
     def serialize(self, obj: T | None) -> bytes:
         """Return the value as JSON."""
-        return self._inner.write(obj, f"the result of run '{self._run}'")
+        try:
+            return self._inner.write(obj, f"the result of run '{self._run}'")
+        except BaseException as error:  # noqa: BLE001 - the SDK would not report it
+            raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
 
     def deserialize(self, buf: bytes) -> T | None:
         """Return the value."""
@@ -155,9 +160,20 @@ class RunFuture(Awaitable[T], Generic[T]):
         self._config = config
         self._member = member
 
-    async def settle(self) -> None:
-        """Wait until the action has ended, ignoring cancels."""
-        self._member.skip_wait()
+    def cancel(self) -> None:
+        """Give a running action a few seconds to end, cancel it then, and start no other attempt."""
+        self._member.action.cancel()
+
+    async def settle(self, error: TerminalError) -> None:
+        """Cancel the action as above and wait for its end, ignoring cancels of the invocation.
+
+        Args:
+            error: The error that ended the wait for the run.
+        """
+        if isinstance(error, sdk.WaitEndedByTimeout):
+            await self._member.action.settle()
+            return
+        self.cancel()
         await settle(self.future)
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -168,7 +184,9 @@ class RunFuture(Awaitable[T], Generic[T]):
             self._member.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
                 self._member.finish()  # exhausted in the engine, so no attempt has removed it
-                raise self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED)) from error
+                exhausted = self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED))
+                exhausted.metadata = {**(exhausted.metadata or {}), **(error.metadata or {})}
+                raise exhausted from error
             raise
         self._member.leave()
         return result
@@ -194,8 +212,8 @@ def run_async(
 
     Await several futures together, with `gather`, `fan_out` or `race`; awaited one after the other, the actions run one
     after the other. An action whose future is never awaited never runs. Retries are counted per run. A retry starts
-    after the actions that are running have ended, so it does not interrupt them. A crash resets these counts; the
-    concurrent runs then share the sum of their attempts.
+    after the actions that are running have ended, so it does not interrupt them. Attempts that end with their process
+    are not counted; a crash also resets the counts.
 
     Args:
         ctx: The handler's context.
@@ -226,23 +244,31 @@ def run_async(
     mapping = settings.errors or current_mapping()
     parent = current_activity()
     options = settings.retry.for_runs(serde)
-    member = group_of(ctx).join(options)
+    member = group_of(ctx).join(settings.name, options)
 
     async def attempt() -> Any:
         try:
             async with member.attempt():
                 with observe_run(ctx, settings.name, parent), mapped_errors(mapping):
-                    result = await _perform(action, args)
-        except TerminalError as error:
-            member.finish()
-            if (reported := reportable(error)) is not error:
-                raise reported from None
-            raise
-        except Exception as error:  # noqa: BLE001 - reported to the SDK
+                    result = await member.action.run(action, args)
+        except Exception as error:
+            text = text_of(error, repr)
+            if member.action.cancel_is_late:
+                raise RetryableError(f"{_ATTEMPT_FAILED}{text}", 500, SHORTEST) from reportable(error)
+            if isinstance(error, TerminalError):
+                member.finish()
+                if (reported := reportable(error)) is not error:
+                    raise reported from None
+                raise
+            if member.action.is_cancelled:  # the next attempt would be delayed
+                member.finish()
+                raise Cancelled(f"cancelled; the last attempt failed: {text}") from reportable(error)
             raise await _failure(settings, member, error) from reportable(error)
         member.finish()
         return result
 
+    setattr(attempt, sdk.CONTAINED, True)
+    member.is_repeated = sdk.is_replaying(ctx)
     future = ctx.run_typed(settings.name, attempt, options)
     member.has_result = lambda: sdk.has_result(future)
     return RunFuture(future, settings, member)
@@ -254,25 +280,17 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
     status = error.status_code if isinstance(error, RetryableError) else 500
     failures = member.fail()
+    if member.is_exhausted(failures):
+        member.finish()
+        lost = member.lost_attempts(failures)
+        return TerminalError(message, 500, {LOST_ATTEMPTS_KEY: str(lost)} if lost else None)
     if member.is_concurrent:
-        if member.is_exhausted(failures):
-            member.finish()
-            return TerminalError(message, 500)
         delay = scaled(settings.retry.delay_after(failures)) if retry_after is None else retry_after
         return RetryableError(message, status, await member.wait_for_others(delay))
     if retry_after is not None:
         return RetryableError(message, status, retry_after)
     # A RetryableError without retry_after would make the SDK ignore the policy's delays.
     return _AttemptFailedError(error)
-
-
-async def _perform(action: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    if inspect.iscoroutinefunction(action) or inspect.iscoroutinefunction(
-        getattr(action, "__call__", None)  # noqa: B004 - the object may have an async __call__
-    ):
-        return await action(*args)
-    result = await asyncio.to_thread(action, *args)
-    return await result if inspect.isawaitable(result) else result  # lambda: coroutine()
 
 
 @overload
@@ -308,22 +326,13 @@ async def run_with_retry(
     Raises:
         TerminalError: The action raised it; it is not retried.
         RunExhausted: The attempts or the time are used up.
-        Cancelled: This invocation was cancelled. A running action ends first, so that a compensation cannot overtake
-            it.
+        Cancelled: This invocation was cancelled. A running action has five seconds to end before its task is cancelled.
+            A thread, or a task that ignores its cancel, may continue, and so overtake a compensation.
     """
-    is_cancelled = False
-
-    async def guarded() -> Any:
-        # After a crash while settling, the replay sees the cancel first and would start the action again.
-        if is_cancelled:
-            raise Cancelled("cancelled before the run started")
-        return await _perform(action, args)
-
-    future = run_async(ctx, config, guarded, returns=result_type(action) if returns is None else returns)
+    future = run_async(ctx, config, action, *args, returns=returns)
     try:
         await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
-    except Cancelled:
-        is_cancelled = True
-        await future.settle()
+    except TerminalError as error:  # a cancel, or the refusal of a wait
+        await future.settle(error)
         raise
     return await future

@@ -229,7 +229,7 @@ async def test_reject_misuse_with_alternative(restate, did):
             ("no_operation", 400, "invalid_input", "race requires at least one future"),
             ("no_limit", 400, "invalid_input", "limit must be 1 or more, not 0"),
             ("no_size", 400, "invalid_input", "size must be 1 or more, not 0"),
-            ("asyncios", 500, "not_deterministic", "Use perdure's gather, race or map_concurrent"),
+            ("asyncios", 500, "not_deterministic", "Use perdure's gather, fan_out or race"),
             ("inside_run", 500, "context_inside_run", "map_concurrent was used inside the run 'outer'"),
         ):  # fmt: skip
             with pytest.raises(IngressError, match=message) as refused:

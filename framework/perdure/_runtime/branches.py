@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar
 import restate
 
 from perdure._runtime import sdk
-from perdure.errors import Cancelled, PerdureTerminalError, TerminalError
+from perdure._runtime.failures import failure_of
+from perdure.errors import Cancelled, TerminalError
 
 R = TypeVar("R")
 
@@ -97,6 +98,8 @@ class Branches(Generic[R]):
         self._running: list[_Branch[R]] = []
         self._waits: dict[asyncio.Future[Any], _Wait] = {}
         self._over: deque[tuple[_Wait, TerminalError | None]] = deque()
+        self._awaited: asyncio.Future[Any] | None = None
+        """The future that the branch which ran last awaits."""
         self._new_wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = Ended[R]()
         self._abandoned = False
@@ -104,8 +107,8 @@ class Branches(Generic[R]):
     async def run(self) -> Ended[R]:
         """Run all coroutines. After a failure or a cancel no other one starts, and the running ones end.
 
-        An error of a body that is not terminal is raised and fails the attempt. Waiting for a durable operation through
-        asyncio is a terminal error.
+        An error of a body that is not terminal is raised and fails the attempt. Waiting for a durable operation in
+        another task is a terminal error.
         """
         sdk.intercept_waits(self._ctx)
         self._task = asyncio.current_task()
@@ -139,8 +142,11 @@ class Branches(Generic[R]):
             branch.step(lambda: sdk.mark_replaying(self._ctx))
         except StopIteration as stop:
             self._ended.results[branch.index] = stop.value
-        except TerminalError as error:
-            self._ended.failures[branch.index] = error
+        except (TerminalError, BaseExceptionGroup) as error:
+            failure = failure_of(error)
+            if not isinstance(failure, TerminalError):
+                raise
+            self._ended.failures[branch.index] = failure
         else:
             if branch.waits_for is None:
                 await asyncio.sleep(0)
@@ -156,6 +162,11 @@ class Branches(Generic[R]):
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = asyncio.current_task()
         owner: asyncio.Future[Any] = wake if task is None or task is self._task else task
+        if owner not in (
+            wake,
+            self._awaited,
+        ):  # the branch waits for a task of its own, which a replay could not repeat
+            raise sdk.refuse_task(self._ctx)
         self._waits[owner] = _Wait(wait, wake, owner)
         if not self._new_wait.done():
             self._new_wait.set_result(None)
@@ -163,23 +174,16 @@ class Branches(Generic[R]):
 
     async def _until_quiet(self, awaited: asyncio.Future[Any]) -> None:
         """Wait until a future is done or depends on the engine. No other branch continues before."""
+        self._awaited = awaited
         while not awaited.done() and awaited not in self._waits:
             self._new_wait = asyncio.get_running_loop().create_future()
             await asyncio.wait({awaited, self._new_wait}, return_when=asyncio.FIRST_COMPLETED)
-            if self._new_wait.done() and not awaited.done() and awaited not in self._waits:
-                # Another task waits for the engine while the current branch waits for that task: a deadlock.
-                raise PerdureTerminalError(
-                    "a concurrent coroutine waits through asyncio for a durable operation (asyncio.gather, wait_for or "
-                    "create_task), which is not deterministic. Use perdure's gather, race or map_concurrent, which may "
-                    "be nested.",
-                    metadata={"code": "not_deterministic"},
-                )
 
     async def _wait_for_engine(self) -> None:
         waits = list(self._waits.values())
         try:
             await sdk.wait_for_first(self._ctx, [entry.wait for entry in waits])
-        except TerminalError as error:  # the cancel of this invocation, for all branches that wait
+        except Cancelled as error:  # for all branches that wait
             self._ended.cancel = error
             self._over.extend((entry, error) for entry in waits)
         else:

@@ -1,15 +1,16 @@
-"""Attempts of concurrent runs in one invocation, counted per run.
+"""Failed attempts of runs, counted per run.
 
-The engine counts attempts per invocation, and a run that fails ends the attempt for all concurrent runs. Each of them
-would then be repeated, and exhausted, because of the others. So a run that fails first waits until the running actions
-have recorded their results. Its attempts and waits are counted in this process. A crash loses these counts. The
-engine's own count then limits the group, to as many attempts as its runs may have in total.
+The engine counts attempts per invocation, also those that end with their process or connection. So failed attempts are
+counted in this process. A crash loses these counts. The engine's own count then limits the open runs, to as many
+attempts as they may have in total and an allowance.
+
+A run that fails ends the attempt for all concurrent runs. Each of them would then be repeated because of the others. So
+it first waits until the running actions have recorded their results.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -17,12 +18,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Any, Final
 
 import restate
 
-from perdure._runtime import sdk
+from perdure._runtime import engine_retries, sdk
+from perdure._runtime.late_cancel import LateCancel
+from perdure._runtime.user_code import Supervised
+
+LOST_ATTEMPTS: Final = 5
+"""Attempts that the engine permits in addition, because it also counts those that ended with their process."""
 
 _SHORTEST = timedelta(milliseconds=1)
 _POLL = 0.02  # seconds
@@ -67,26 +73,26 @@ _store = _AttemptStore()
 class RunGroup:
     """The runs of one attempt of an invocation."""
 
-    def __init__(self, invocation_id: str) -> None:
+    def __init__(self, invocation_id: str, late_cancel: LateCancel | None = None) -> None:
         self.invocation_id = invocation_id
+        self.late_cancel = late_cancel
         self.open: dict[int, GroupedRun] = {}
         self._started = 0
         self._busy = 0
         self._idle = asyncio.Event()
         self._failing: GroupedRun | None = None  # the run whose failure ends this attempt of the invocation
 
-    def join(self, options: restate.RunOptions[Any]) -> GroupedRun:
-        """Add a run. From the second one on, the engine's limit is the sum of the runs' limits."""
+    def join(self, name: str, options: restate.RunOptions[Any]) -> GroupedRun:
+        """Add a run. The engine's limit is the sum of the runs' limits, and an allowance for lost attempts."""
         # Every replay starts the runs in the same order, so the number identifies a run across attempts.
-        run = GroupedRun(self, self._started, options)
+        run = GroupedRun(self, self._started, Supervised(name, self.late_cancel), options)
         self._started += 1
         self.open[run.number] = run
-        if len(self.open) > 1:
-            limits = [member.max_attempts for member in self.open.values()]
-            total = None if None in limits else sum(limit for limit in limits if limit is not None)
-            for member in self.open.values():
-                member.is_concurrent = True
-                sdk.limit_attempts(member.options, total)
+        limits = [member.max_attempts for member in self.open.values()]
+        total = None if None in limits else sum(limit for limit in limits if limit is not None) + LOST_ATTEMPTS
+        for member in self.open.values():
+            member.is_concurrent = len(self.open) > 1
+            sdk.limit_attempts(member.options, total)
         return run
 
     async def begin(self) -> None:
@@ -114,16 +120,18 @@ class RunGroup:
 class GroupedRun:
     """One run of a group."""
 
-    def __init__(self, group: RunGroup, number: int, options: restate.RunOptions[Any]) -> None:
+    def __init__(self, group: RunGroup, number: int, action: Supervised, options: restate.RunOptions[Any]) -> None:
         self.number = number
+        self.action = action
         self.options = options
         self.max_attempts = options.max_attempts
         self.is_concurrent = False
+        self.is_repeated = False
+        """Whether an earlier attempt of the invocation has recorded the run."""
         self.has_result: Callable[[], bool] = lambda: False  # replaced once the run has a future
         self._group = group
         self._id = (group.invocation_id, number)
         self._attempts: _Attempts | None = None
-        self._skip_wait = asyncio.Event()
 
     def leave(self) -> None:
         """Remove the run from the group, because its result has been taken."""
@@ -139,21 +147,13 @@ class GroupedRun:
         """Run one attempt in this block, after the wait that is due."""
         self._attempts = _store.get(self._id) or _Attempts()
         if self._attempts.due is not None:
-            await self._wait_until(self._attempts.due)
+            await self.action.wait(self._attempts.due - time.monotonic())
         await self._group.begin()
         self._attempts.due = None
         try:
             yield
         finally:
             self._group.end()
-
-    async def _wait_until(self, due: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._skip_wait.wait(), max(0, due - time.monotonic()))
-
-    def skip_wait(self) -> None:
-        """Skip the wait before the next attempt: the invocation was cancelled."""
-        self._skip_wait.set()
 
     def finish(self) -> None:
         """Forget the attempts, because the run has its result or error."""
@@ -166,6 +166,13 @@ class GroupedRun:
         attempts.failures += 1
         _store.put(self._id, attempts)
         return attempts.failures
+
+    def lost_attempts(self, failures: int) -> int:
+        """Return the number of attempts that ended with their process or connection, after this many failures."""
+        retries = engine_retries.current.get()
+        if retries is None or self.is_concurrent or not self.is_repeated:  # then the count includes other runs
+            return 0
+        return max(0, retries.count + 1 - failures)
 
     def is_exhausted(self, failures: int) -> bool:
         """Return whether the run's attempts or its time limit are exhausted."""
@@ -184,12 +191,14 @@ class GroupedRun:
         return max(_SHORTEST, timedelta(seconds=first - time.monotonic()))
 
 
-_groups: WeakKeyDictionary[restate.Context, RunGroup] = WeakKeyDictionary()
+_GROUP = "perdure_run_group"  # attribute of the context
 
 
 def group_of(ctx: restate.Context) -> RunGroup:
     """Return the runs of a context. Each attempt of an invocation has its own context."""
-    group = _groups.get(ctx)
+    group: RunGroup | None = getattr(ctx, _GROUP, None)
     if group is None:
-        group = _groups[ctx] = RunGroup(ctx.request().id)
+        invocation_id = sdk.invocation_of(ctx)[0]
+        group = RunGroup(invocation_id, LateCancel(invocation_id, partial(sdk.input_closed, ctx)))
+        setattr(ctx, _GROUP, group)
     return group

@@ -1,4 +1,4 @@
-"""Adapter for private parts of the Restate SDK, used by this module, `sealing`, `message_sizes` and `engine_texts` only.
+"""Adapter for private parts of the Restate SDK, used by a few modules of `_runtime` only.
 
 An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
 
@@ -9,11 +9,13 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 | `.journal_codec`                       | decrypted input                       | I/test_security_codec     |
 | `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
 | `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
+| `.receive._http_input_closed`          | cancels that cannot be delivered      | I/test_user_code_cancel   |
+| `.request_finished_event`              | waits that the attempt's end cancels  | I/test_user_code          |
 | `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
+| `.create_run_coroutine`                | errors of the SDK's own runs          | I/test_user_code          |
 | `VMWrapper` and its methods            | the same; encryption; sizes; texts    | U/_runtime/test_sdk       |
 | `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
 | `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
-| `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
 | `ServerCallDurableFuture`'s ID future  | invocation ID after a cancel          | I/test_sdk_private        |
 | `handle`, `is_completed` of futures    | journal index, result without waiting | I/test_runs_together      |
 | `RunOptions` read when an attempt ends | limit of concurrent runs              | I/test_runs_together      |
@@ -37,9 +39,9 @@ from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 import restate
+from restate.extensions import current_context
 from restate.handler import Handler, handler_from_callable
 from restate.server_context import (
-    DisconnectedException,
     ServerCallDurableFuture,
     ServerInvocationContext,
     update_restate_context_is_replaying,
@@ -54,10 +56,17 @@ from restate.vm import (
 
 from perdure._runtime.asgi import ASGIApp, Message
 from perdure._runtime.engine_texts import CleanTexts
+from perdure._runtime.failures import contained
 from perdure._runtime.message_sizes import MeasuredVM, check_message, engine_limits
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
-from perdure.errors import Cancelled, ConfigurationError, PerdureError, PerdureTerminalError, TerminalError, causes
+from perdure.errors import (
+    Cancelled,
+    ConfigurationError,
+    PerdureError,
+    PerdureTerminalError,
+    TerminalError,
+)
 
 SAGA_HEADER: Final = "x-perdure-saga"
 """Header of the calls of a saga's steps and compensations: the saga's ID."""
@@ -136,17 +145,7 @@ def is_replaying(ctx: restate.Context) -> bool:
     return replaying
 
 
-def is_interruption(error: BaseException) -> bool:
-    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
-    for cause in causes(error):  # the handler may have wrapped it
-        if isinstance(cause, TerminalError):
-            return False
-        if isinstance(cause, DisconnectedException) or not isinstance(cause, Exception):
-            return True
-    return False
-
-
-# Operations of the journal that are refused inside a run, and their names for users.
+# Operations of the journal that are refused inside a run and in other tasks, and their names for users.
 _COMMANDS = {
     "sys_get_state": "ctx.get",
     "sys_get_state_keys": "ctx.state_keys",
@@ -174,11 +173,82 @@ _COMMANDS = {
 }
 
 
-def _refused_inside_run(command: Callable[..., Any], operation: str) -> Callable[..., Any]:
+_WAITS = ("do_progress", "take_notification")  # the SDK waits in tasks of its own
+
+_NOT_DETERMINISTIC = (
+    "A replay could not repeat that. Use perdure's gather, fan_out or race for operations that call_async or run_async "
+    "started, and map_concurrent or parallel for several steps at once. Limit a wait by the timeout of a step, race "
+    "with ctx.sleep, race_awakeable_with_timeout or race_promise_with_timeout"
+)
+
+
+class WaitEndedByTimeout(PerdureTerminalError):
+    """asyncio ended a durable wait. A replay would not end it, so the attempt must end without another wait."""
+
+    code = "not_deterministic"
+
+
+@dataclass(eq=False)
+class Owner:
+    """The task that may use a context: that of the handler's code while it runs, otherwise the SDK's."""
+
+    task: asyncio.Task[Any] | None
+    invocation_id: str = ""
+    waits: bool = False
+    """Whether a durable wait would receive a cancel of the invocation."""
+    ends: bool = False
+    """Whether the server cancels the task, so that the attempt ends."""
+    refusal: PerdureTerminalError | None = None
+    """The last refusal of another task."""
+
+    def check(self, operation: str) -> None:
+        """Raise a terminal error if the current task or thread must not use the context."""
+        task = _current_task()
+        if isinstance(self.refusal, WaitEndedByTimeout):
+            raise self.refusal
+        if task is not self.task:
+            used_in = "thread" if task is None else "task"
+            raise self.refuse(
+                f"{operation} was used in another {used_in} than the handler's, for example by asyncio.create_task, "
+                "TaskGroup, gather, wait, wait_for, shield or as_completed"
+            )
+
+    def check_wait(self) -> None:
+        """Do the same for a wait, which may be in the task of an SDK's future that the handler's task awaits."""
+        task = _current_task()
+        awaits_it = getattr(self.task, "_fut_waiter", None) is task
+        if isinstance(self.refusal, WaitEndedByTimeout) or (task is not self.task and not awaits_it):
+            self.check("a durable future")
+
+    def refuse(self, problem: str) -> PerdureTerminalError:
+        """Return the terminal error for a use of the context that a replay could not repeat."""
+        self.refusal = PerdureTerminalError(f"{problem}. {_NOT_DETERMINISTIC}", metadata={"code": "not_deterministic"})
+        return self.refusal
+
+    def end_by_timeout(self) -> PerdureTerminalError:
+        """Return the terminal error for a durable wait that asyncio ended. It also refuses every further operation."""
+        self.refusal = WaitEndedByTimeout(
+            f"asyncio.timeout, wait_for or a cancel of the task ended a durable wait. {_NOT_DETERMINISTIC}"
+        )
+        return self.refusal
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return None
+
+
+def _checked(command: Callable[..., Any], operation: str) -> Callable[..., Any]:
+    waits = command.__name__ in _WAITS
+
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(vm: Any, *args: Any, **kwargs: Any) -> Any:
         refuse_inside_run(operation)
-        return command(*args, **kwargs)
+        if not waits:
+            vm.perdure_owner.check(operation)
+        return command(vm, *args, **kwargs)
 
     return guarded
 
@@ -187,25 +257,44 @@ _guarded_classes: dict[type[VMWrapper], type[VMWrapper]] = {}
 
 
 def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
-    """Return a subclass of a state machine that refuses operations inside a run, and texts that it cannot store."""
+    """Return a subclass of a state machine that refuses misplaced operations and texts that it cannot store."""
     if vm not in _guarded_classes:
         clean = type(f"Clean{vm.__name__}", (CleanTexts, vm), {})
-        methods = {name: _refused_inside_run(getattr(clean, name), operation) for name, operation in _COMMANDS.items()}
+        methods = {name: _checked(getattr(clean, name), operation) for name, operation in _COMMANDS.items()}
         _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (clean,), methods)
     return _guarded_classes[vm]
 
 
+CONTAINED: Final = "perdure_contained"
+"""Attribute of an action that raises no exception other than an `Exception`."""
+
+
 class _GuardedContext(ServerInvocationContext):
-    """The SDK's context. Refuses use inside a run, and raises `Cancelled` for a cancel of its invocation."""
+    """The SDK's context.
+
+    Refuses use inside a run and in other tasks, and raises `Cancelled` for a cancel of its invocation.
+    """
+
+    perdure_owner: Owner
 
     async def create_poll_or_cancel_coroutine(self, unresolved_future: UnresolvedFuture) -> None:
         # All waits pass here. The terminal error of a future is raised elsewhere, so one raised here is a cancel.
+        owner = self.perdure_owner
+        refuse_inside_run("a durable future")
+        owner.check_wait()
+        owner.waits = True
         try:
             await super().create_poll_or_cancel_coroutine(unresolved_future)
         except PerdureTerminalError:  # used inside a run
             raise
         except TerminalError as error:
             raise Cancelled(error.message) from error
+        except asyncio.CancelledError:
+            if owner.ends or self.request_finished_event.is_set():
+                raise
+            raise owner.end_by_timeout() from None
+        finally:
+            owner.waits = False
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._marked(name, super().run(name, *args, **kwargs))
@@ -219,6 +308,11 @@ class _GuardedContext(ServerInvocationContext):
             context = contextvars.copy_context()
             self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action, context)
         return future
+
+    async def create_run_coroutine(self, handle: int, action: Any, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(getattr(action, "func", action), CONTAINED):
+            action = functools.partial(contained, action)
+        await super().create_run_coroutine(handle, action, *args, **kwargs)
 
     def random(self) -> Random:
         refuse_inside_run("ctx.random")
@@ -238,7 +332,9 @@ async def _inside(name: str, action: Callable[[], Awaitable[None]], context: con
 
 
 def guard(ctx: restate.Context) -> None:
-    """Make a context refuse use inside its own runs, and raise `Cancelled` for a cancel of its invocation.
+    """Make a context refuse use inside its own runs and in other tasks than the current one.
+
+    It also raises `Cancelled` for a cancel of its invocation.
 
     Raises:
         PerdureError: The context has an unknown class; the SDK's version is not supported.
@@ -257,6 +353,45 @@ def guard(ctx: restate.Context) -> None:
     is_step = initial_header(ctx, SAGA_HEADER) is not None
     _measured(ctx).measure(len(context.invocation.input_buffer), engine_limits().step_result if is_step else None)
     context.__class__ = _GuardedContext
+    _set_owner(context, Owner(_current_task()))
+
+
+def _set_owner(context: Any, owner: Owner) -> None:
+    context.perdure_owner = context.vm.perdure_owner = owner
+
+
+@contextmanager
+def owned_by(task: asyncio.Task[Any]) -> Iterator[Owner]:
+    """Let a task use the context of the current handler, if it is guarded, instead of the current task."""
+    owner = Owner(task)
+    try:
+        context: Any = current_context()
+    except LookupError:  # no handler
+        context = None
+    if type(context) is not _GuardedContext:
+        yield owner
+        return
+    owner.invocation_id = context.invocation.invocation_id
+    previous = context.perdure_owner
+    _set_owner(context, owner)
+    try:
+        yield owner
+    finally:
+        if not owner.ends:  # otherwise the task continues until it is cancelled
+            _set_owner(context, previous)
+            mark_replaying(context)  # the task has its own context variables
+
+
+def refuse_other_task(ctx: restate.Context, operation: str) -> None:
+    """Raise a terminal error if the current task or thread must not use a guarded context."""
+    owner: Owner = cast("Any", ctx).perdure_owner
+    owner.check(operation)
+
+
+def refuse_task(ctx: restate.Context) -> PerdureTerminalError:
+    """Return the terminal error for a durable wait in a task that a concurrent coroutine has started."""
+    owner: Owner = cast("Any", ctx).perdure_owner
+    return owner.refuse("a durable future was awaited in another task than that of the concurrent coroutine")
 
 
 def check_answer(ctx: restate.Context, size: int) -> None:
@@ -307,6 +442,11 @@ def retry_invocation_id(call: restate.RestateDurableCallFuture[Any]) -> None:
     """Permit another wait for a call's invocation ID after a cancel: the SDK caches the failure of the first wait."""
     if isinstance(call, ServerCallDurableFuture):
         call.invocation_id_future.task = None
+
+
+def input_closed(ctx: restate.Context) -> bool:
+    """Tell whether the engine can send nothing more to this attempt, such as a cancel."""
+    return bool(cast("Any", ctx).receive._http_input_closed.is_set())
 
 
 def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -> None:

@@ -7,38 +7,45 @@ never settles; `restate.wait_completed` can be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import restate
 
-from perdure.errors import Cancelled, StepFailed, TerminalError
+from perdure.errors import Cancelled, PerdureTerminalError, StepFailed, TerminalError
 
 
 async def until_done(future: restate.RestateDurableFuture[Any], operation: str) -> None:
     """Wait until a future has a result or an error. Raises `Cancelled` with the operation's name."""
-    try:
+    with _cancel_named(operation):
         await restate.wait_completed(future)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
-
-
-async def first_done(
-    futures: Sequence[restate.RestateDurableFuture[Any]], operation: str
-) -> list[restate.RestateDurableFuture[Any]]:
-    """Wait until at least one future is done, and return those that are. Raises `Cancelled` as above."""
-    try:
-        done, _ = await restate.wait_completed(*futures)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
-    return done
 
 
 async def done_before(
     future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], operation: str
 ) -> bool:
     """Wait for a future until a timer fires, and tell whether the future is done. Raises `Cancelled` as above."""
-    return future in await first_done((future, limit), operation)
+    return future in await any_done((future, limit), operation)
+
+
+async def any_done(
+    futures: Sequence[restate.RestateDurableFuture[Any]], operation: str
+) -> list[restate.RestateDurableFuture[Any]]:
+    """Wait until at least one future is done, and return those that are. Raises `Cancelled` as above."""
+    with _cancel_named(operation):
+        done, _ = await restate.wait_completed(*futures)
+    return done
+
+
+@contextmanager
+def _cancel_named(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except TerminalError as error:
+        if _is_refusal(error):
+            raise
+        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
 
 
 async def settle(future: restate.RestateDurableFuture[Any]) -> None:
@@ -46,9 +53,16 @@ async def settle(future: restate.RestateDurableFuture[Any]) -> None:
     while True:
         try:
             await restate.wait_completed(future)
-        except TerminalError:
+        except TerminalError as error:
+            if _is_refusal(error):
+                raise
             continue
         return
+
+
+def _is_refusal(error: TerminalError) -> bool:
+    """Tell whether a wait was refused, inside a run or in another task; otherwise, its error is a cancel."""
+    return isinstance(error, PerdureTerminalError) and not isinstance(error, Cancelled)
 
 
 def is_own_cancel(error: TerminalError) -> bool:

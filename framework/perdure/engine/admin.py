@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -13,10 +14,16 @@ import httpx
 from perdure._runtime.http import http_client
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import EngineError
+from perdure.observability.logging import get_logger
+
+log = get_logger(__name__)
 
 _MAX_MESSAGE: Final = 100
 _STARTING: Final = "node lookup for partition"
 """Part of the engine's error to SQL queries before every partition has a leader."""
+
+_CANCEL_SIGNAL: Final = '"SignalIndex":1}'
+"""Part of the journal entry of a cancel."""
 
 InvocationAction = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
@@ -130,6 +137,14 @@ class AdminClient:
         """
         await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{action}")
 
+    async def is_cancelled(self, invocation_id: str) -> bool:
+        """Return whether a running invocation was cancelled, even if the cancel was not delivered yet."""
+        rows = await self.query(
+            f"select entry_lite_json from sys_journal where id = {sql_text(invocation_id)} "  # noqa: S608 - quoted
+            "and entry_type = 'Notification: Signal'"
+        )
+        return any(_CANCEL_SIGNAL in row["entry_lite_json"] for row in rows)
+
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, self.url + path, **options)
@@ -156,6 +171,24 @@ class AdminClient:
             f"the engine's admin API at {self.url} refused {method} {path}: {response.status_code} {message}",
             status_code=response.status_code,
         )
+
+
+def cancel_finder(url: str) -> Callable[[str], Awaitable[bool]]:
+    """Return a function for `perdure.serving.serve` that tells whether a running invocation was cancelled.
+
+    Args:
+        url: The URL of the admin API.
+    """
+
+    async def is_cancelled(invocation_id: str) -> bool:
+        try:
+            async with AdminClient(url) as admin:
+                return await admin.is_cancelled(invocation_id)
+        except EngineError as error:
+            log.warning("cannot search for a cancel; it takes effect when the side effect ends", reason=str(error))
+            return False
+
+    return is_cancelled
 
 
 def sql_text(value: str) -> str:

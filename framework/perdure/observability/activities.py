@@ -17,7 +17,7 @@ from typing import Final
 
 import restate
 
-from perdure._runtime import sdk
+from perdure._runtime.failures import is_interruption
 from perdure.observability.events import Event, publish
 from perdure.observability.lifecycle import first_observation, invocation_of, should_publish
 
@@ -154,7 +154,7 @@ def activity(
         with running.as_current():
             yield
     except Exception as error:
-        if not sdk.is_interruption(error):  # an interrupted activity ends with its attempt
+        if not is_interruption(error):  # an interrupted activity ends with its attempt
             running.end(error)
         raise
     else:

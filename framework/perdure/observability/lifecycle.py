@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.failures import is_interruption
 from perdure.errors import TerminalError, is_terminal
 from perdure.observability import events
 from perdure.observability.events import AttemptOutcome, Event, Invocation, has_listeners, publish, subscribed_events
@@ -142,7 +143,7 @@ async def observe_attempt(ctx: restate.Context, work: Awaitable[T], role: Handle
     try:
         result = await work
     except Exception as error:
-        if not sdk.is_interruption(error):
+        if not is_interruption(error):
             failure = error
             terminal = is_terminal(error)
             outcome = AttemptOutcome.FAILED if terminal else AttemptOutcome.RETRIED

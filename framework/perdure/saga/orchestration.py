@@ -10,6 +10,7 @@ import restate
 from typing_extensions import Unpack
 
 from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.sdk import WaitEndedByTimeout
 from perdure._runtime.serdes import serde_for
 from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
@@ -28,7 +29,13 @@ from perdure.saga.recorder import Saga
 from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
-from perdure.saga.submission import await_rollback, make_execution_ids, submit_rollback
+from perdure.saga.submission import (
+    ExecutionIds,
+    await_rollback,
+    make_execution_ids,
+    new_execution_ids,
+    submit_rollback,
+)
 from perdure.targets import Target, target_of
 from perdure.timers import WorkflowTimer
 
@@ -394,18 +401,21 @@ class Orchestration:
         # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.
         running = {position: await self._steps.invocation_id(call) for position, call in self._steps.running.items()}
         request = self._request(error, running)
+        if isinstance(error, WaitEndedByTimeout):  # a replay would not get here, so nothing may suspend the attempt
+            await self._submit(request, await new_execution_ids())
+            return self._closed(error, SagaPhase.FAILED, "submitted")
         if not cancelled:
             self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
         ids, cancel = await make_execution_ids(self.ctx)
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
-        request = request.model_copy(update={"execution_ids": [ids.execution], "trace": ids.trace})
-        self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
         if cancelled:
-            await submit_rollback(self.ctx, request)
+            await self._submit(request, ids)
             return self._closed(error, SagaPhase.CANCELLED, "submitted")
         try:
-            report = await await_rollback(self.ctx, request, ids.wait, self._config.rollback_wait)
+            report = await await_rollback(
+                self.ctx, self._identified(request, ids), ids.wait, self._config.rollback_wait
+            )
         except Cancelled as cancel:
             return self._closed(cancel, SagaPhase.CANCELLED, "submitted")
         if report.outcome is RollbackState.RUNNING:
@@ -415,6 +425,14 @@ class Orchestration:
         if report.dead_letters:
             facts["dead_letters"] = ",".join(report.dead_letters)
         return self._closed(error, phase, report.outcome, **facts)
+
+    async def _submit(self, request: RollbackRequest, ids: ExecutionIds) -> None:
+        await submit_rollback(self.ctx, self._identified(request, ids))
+
+    def _identified(self, request: RollbackRequest, ids: ExecutionIds) -> RollbackRequest:
+        """Record the ID of this execution, and return the request with it."""
+        self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
+        return request.model_copy(update={"execution_ids": [ids.execution], "trace": ids.trace})
 
     def _request(self, error: TerminalError, running: dict[int, str]) -> RollbackRequest:
         return RollbackRequest(

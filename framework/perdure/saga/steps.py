@@ -16,7 +16,7 @@ import restate
 from perdure._runtime import sdk
 from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
-from perdure._runtime.waiting import is_own_cancel
+from perdure._runtime.waiting import any_done, is_own_cancel
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError, TooLarge
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
@@ -111,21 +111,25 @@ class StepRunner:
             StepFailed: The first failed step, in their order; the other steps have ended.
             Cancelled: This invocation was cancelled; local actions have ended, calls are in `running`.
             SagaError: A name is not unique, or a payload does not fit; no step was started.
+            PerdureTerminalError: The current task is not the handler's; no step was started.
         """
         if self.cancelled is not None:
             raise self.cancelled
+        sdk.refuse_other_task(self.ctx, " and ".join(f"step '{step.name}'" for step in steps))
         running = [_RunningStep(self, step, record) for step, record in zip(steps, self._record(steps), strict=True)]
         for each in running:
             each.start()
         try:
             while waiting := [future for each in running for future in each.futures()]:
-                done = await _wait_for_any(waiting, " and ".join(f"step '{step.name}'" for step in steps))
+                done = await any_done(waiting, " and ".join(f"step '{step.name}'" for step in steps))
                 for each in running:
                     await each.advance(done)
-        except Cancelled as cancel:
-            self.cancelled = cancel
+        except TerminalError as error:  # a cancel, or the refusal of a wait
+            self.cancelled = error if isinstance(error, Cancelled) else self.cancelled
             for each in running:
-                await each.settle()
+                each.cancel()
+            for each in running:
+                await each.settle(error)
             raise
         for each in running:
             if each.failure is not None:
@@ -207,13 +211,8 @@ class _RunningStep:
                 self._timeout = ctx.sleep(scaled(step.timeout), f"time limit of {step.name}")
         else:
             config = (step.config or self._runner.run_config).named(step.name)
-            self._action = run_async(ctx, config, self._run_local, returns=result_type(step.action))
-
-    async def _run_local(self) -> Any:
-        # After a crash during settle(), the replay reaches the cancel first and must not start the action.
-        if self._runner.cancelled is not None:
-            raise Cancelled("cancelled before the step started")
-        return await self.step.action(self.step.request)  # type: ignore[operator, call-arg] # a local function
+            action: Callable[..., Any] = step.action
+            self._action = run_async(ctx, config, action, step.request, returns=result_type(action))
 
     def futures(self) -> list[restate.RestateDurableFuture[Any]]:
         """Return the futures that the step waits for; none once it has ended."""
@@ -268,21 +267,16 @@ class _RunningStep:
         else:
             self._backoff = self._runner.ctx.sleep(scaled(delay), f"before the next attempt of {self.step.name}")
 
-    async def settle(self) -> None:
-        """After a cancel, wait for the end of a local action."""
+    def cancel(self) -> None:
+        """Let a local action end soon, and start no other attempt of it."""
         if self._action is not None:
             self._runner.saga.mark_unknown(self._record)
         if isinstance(self._action, RunFuture):
-            await self._action.settle()
+            self._action.cancel()
+
+    async def settle(self, error: TerminalError) -> None:
+        """Wait for the end of a cancelled local action."""
+        if isinstance(self._action, RunFuture):
+            await self._action.settle(error)
         if self._action is not None:
-            self._activity.end(self._runner.cancelled)
-
-
-async def _wait_for_any(
-    futures: list[restate.RestateDurableFuture[Any]], during: str
-) -> list[restate.RestateDurableFuture[Any]]:
-    try:
-        done, _ = await restate.wait_completed(*futures)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {during}", metadata={"during": during}) from error
-    return done
+            self._activity.end(error)

@@ -19,7 +19,7 @@ import restate
 from pydantic import BaseModel
 
 from perdure._runtime.time_scale import scaled
-from perdure._runtime.waiting import first_done, is_own_cancel
+from perdure._runtime.waiting import any_done, is_own_cancel
 from perdure._wake_ups import WakeUpBackoff, new_awakeable, new_wait_id
 from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
@@ -58,12 +58,13 @@ async def make_execution_ids(ctx: restate.Context) -> tuple[ExecutionIds, Cancel
     cancel: Cancelled | None = None
     while True:
         try:
-            return await run_with_retry(ctx, "submit rollback", _new_execution_ids, returns=ExecutionIds), cancel
+            return await run_with_retry(ctx, "submit rollback", new_execution_ids, returns=ExecutionIds), cancel
         except Cancelled as error:
             cancel = cancel or error
 
 
-async def _new_execution_ids() -> ExecutionIds:
+async def new_execution_ids() -> ExecutionIds:
+    """Return new random IDs."""
     return ExecutionIds(execution=await _new_execution_id(), wait=await new_wait_id(), trace=traceparent())
 
 
@@ -136,7 +137,7 @@ async def await_rollback(
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
         await submit_rollback(ctx, request.model_copy(update={"waiter": waiter}))
         resubmit = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before the rollback is requested again")
-        done = await first_done([woken, resubmit, *timers], "the rollback")
+        done = await any_done([woken, resubmit, *timers], "the rollback")
         answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
         if answer.report is not None and answer.wait == wait:
             return answer.report

@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import restate
 
-from perdure._runtime import sdk, sealing
+from perdure._runtime import engine_retries, late_cancel, sdk, sealing
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure._runtime.engine_retries import EngineRetries
+from perdure._runtime.late_cancel import FindCancel
 from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
@@ -67,9 +69,12 @@ class ServiceApp:
         names: Sequence[str],
         readiness: Mapping[str, ReadinessCheck],
         security: SecurityConfig | None = None,
+        *,
         threads: int = DEFAULT_THREADS,
+        find_cancel: FindCancel | None = None,
     ) -> None:
         self.names = tuple(names)
+        self._find_cancel = find_cancel
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
@@ -95,7 +100,10 @@ class ServiceApp:
             service, handler = path.split("/")[-2:]
             if service in self.names:  # other names are untrusted input and must not become labels
                 ATTEMPTS.count(service=service, handler=handler)
-            await self.drain(scope, receive, sending_status_at_once(send))
+            late_cancel.find_cancel.set(self._find_cancel)
+            retries = EngineRetries(receive)
+            engine_retries.current.set(retries)
+            await self.drain(scope, retries, sending_status_at_once(send))
         elif path == "/health":
             await respond_json(send, 200, {"status": "ok"})
         elif path == "/ready":
@@ -125,6 +133,7 @@ def build_app(
     readiness: Mapping[str, ReadinessCheck] | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
+    find_cancel: FindCancel | None = None,
 ) -> ServiceApp:
     """Return the ASGI app that serves services. `serve` also runs it.
 
@@ -134,6 +143,8 @@ def build_app(
         security: The security settings. None accepts all callers and logs a warning.
         identity_keys: Short for a `SecurityConfig` that only verifies request identity: the engines' public keys
             (``publickeyv1_…``).
+        find_cancel: Tells whether an invocation is cancelled, see `perdure.engine.admin.cancel_finder`. Without it, a
+            cancel that the engine cannot deliver takes effect when the running side effect ends.
 
     Returns:
         The app. Its `ServiceApp.drain` ends open attempts before a stop.
@@ -160,7 +171,9 @@ def build_app(
     record_metrics()
     observe_threads()
     engine_limits()  # a malformed setting is reported at the start
-    return ServiceApp(handlers, names, readiness or {}, security, thread_limit(os.environ))
+    return ServiceApp(
+        handlers, names, readiness or {}, security, threads=thread_limit(os.environ), find_cancel=find_cancel
+    )
 
 
 def _security_config(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:

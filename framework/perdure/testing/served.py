@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient, cancel_finder, sql_text
 from perdure.errors import ConfigurationError, EngineError
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
@@ -112,9 +112,9 @@ class Restate:
             EngineError: The engine refused the registration.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
-        served = ServedApp(
-            build_app(*services, identity_keys=identity_keys, security=security), http="1" if http1 else "2"
-        )
+        find_cancel = cancel_finder(self.server.admin)
+        app = build_app(*services, identity_keys=identity_keys, security=security, find_cancel=find_cancel)
+        served = ServedApp(app, http="1" if http1 else "2")
         served.__enter__()
         try:
             async with AdminClient(self.server.admin) as admin:

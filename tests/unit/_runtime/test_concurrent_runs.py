@@ -8,31 +8,32 @@ from datetime import timedelta
 import pytest
 import restate
 
-from perdure._runtime.concurrent_runs import GroupedRun, RunGroup
+from perdure._runtime.concurrent_runs import LOST_ATTEMPTS, GroupedRun, RunGroup
 
 MOST = timedelta(seconds=30)
 
 
 def joined(group: RunGroup, *bounds: int | None) -> list[GroupedRun]:
-    return [group.join(restate.RunOptions(max_attempts=bound)) for bound in bounds]
+    return [group.join("r", restate.RunOptions(max_attempts=bound)) for bound in bounds]
 
 
 @pytest.mark.parametrize(
     ("bounds", "together"), [((3, 1), 4), ((3, None), None), ((None, None), None), ((1, 2, 3), 6), ((0, 0), 0)]
 )
-def test_concurrent_runs_share_sum_of_attempts(bounds, together):
+async def test_concurrent_runs_share_sum_of_attempts(bounds, together):
     runs = joined(RunGroup("inv_1"), *bounds)
     assert all(run.is_concurrent for run in runs)
-    assert [run.options.max_attempts for run in runs] == [together] * len(bounds)
+    limit = None if together is None else together + LOST_ATTEMPTS
+    assert [run.options.max_attempts for run in runs] == [limit] * len(bounds)
     assert [run.max_attempts for run in runs] == list(bounds), "each keeps its own"
 
 
-def test_finished_run_leaves_group():
+async def test_finished_run_leaves_group():
     group = RunGroup("inv_2")
     (first,) = joined(group, 3)
     first.leave()
     (second,) = joined(group, 3)
-    assert (first.is_concurrent, second.is_concurrent, second.options.max_attempts) == (False, False, 3)
+    assert (first.is_concurrent, second.is_concurrent, second.options.max_attempts) == (False, False, 3 + LOST_ATTEMPTS)
 
 
 async def test_failed_run_waits_for_running_actions():

@@ -15,6 +15,7 @@ from restate.server_context import (
 from restate.vm import VMWrapper
 
 from perdure._runtime import sdk, sealing
+from perdure._runtime.failures import is_interruption
 from perdure._runtime.run_scope import inside_run
 from perdure._runtime.waiting import has_own_cancel
 from perdure.errors import PerdureTerminalError, TerminalError
@@ -86,12 +87,12 @@ def wrapping(cause: BaseException) -> Exception:
     ids=lambda value: type(value).__name__,
 )
 def test_distinguish_interruption_from_failure(error: BaseException, expected: bool):
-    assert sdk.is_interruption(error) is expected
+    assert is_interruption(error) is expected
 
 
 def test_visit_cyclic_causes_once():
     final, transient = TerminalError("x"), ValueError("y")
     final.__cause__, transient.__cause__ = final, transient
     for error in (final, transient):
-        assert not sdk.is_interruption(error)
+        assert not is_interruption(error)
         assert not has_own_cancel(error)
