@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     )
     from perdure.state import MutableState, ReadOnlyState, State, clear_all
     from perdure.status import StatusData, WorkflowStatus, update_status
-    from perdure.targets import Target
+    from perdure.targets import KeyedTarget, Target
     from perdure.timers import WorkflowTimer
     from perdure.workflow_config import WorkflowConfig
 
@@ -166,7 +166,7 @@ _MODULES = {
         "WorkflowStatus",
         "update_status",
     ),
-    "perdure.targets": ("Target",),
+    "perdure.targets": ("KeyedTarget", "Target"),
     "perdure.timers": ("WorkflowTimer",),
     "perdure.workflow_config": ("WorkflowConfig",),
 }
@@ -179,6 +179,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "DataPlaneContext",
     "DataPlaneService",
     "Orchestration",
+    "KeyedTarget",
     "Target",
     "handler",
     "serve",

@@ -13,9 +13,9 @@ import restate
 from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
-from perdure.errors import ConfigurationError, PerdureTerminalError
+from perdure.errors import ConfigurationError, InvalidInput, PerdureTerminalError
 from perdure.observability.lifecycle import HandlerRole, observe_attempt
-from perdure.targets import Target, register_target
+from perdure.targets import KeyedTarget, Target, check_key, register_target
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
@@ -104,7 +104,7 @@ def bind(
     role: HandlerRole = HandlerRole.HANDLER,
     read_only: bool = False,
     **options: Any,
-) -> Target[Any, Any]:
+) -> Target[Any, Any, Any]:
     """Add a handler to a service of the SDK and return its target.
 
     Args:
@@ -122,7 +122,8 @@ def bind(
     """
     if name in definition.handlers:
         raise ConfigurationError(f"{definition.name} already has a handler '{name}'; choose another name")
-    target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
+    kind_of_target = Target if isinstance(definition, restate.Service) else KeyedTarget
+    target: Target[Any, Any, Any] = kind_of_target(definition.name, name, signature.input, signature.output)
     output: TypedSerde[Any] = serde_for(signature.output)
     if isinstance(definition, restate.Workflow) and kind == "main":
         role = HandlerRole.WORKFLOW
@@ -132,6 +133,7 @@ def bind(
         options["metadata"] = {**(options.get("metadata") or {}), READ_ONLY: "true"}
 
     async def work(ctx: Any, request: Any) -> Written:
+        _check_invocation(ctx, target)
         response = await invoke(ctx, request)
         return response if isinstance(response, Written) else serialize_response(response, output, target)
 
@@ -144,6 +146,8 @@ def bind(
         function: Any = with_input
         parameters = [("ctx", Any), ("request", signature.input)]
     else:
+        # Clients such as urllib send a content type with an empty body.
+        options["accept"] = "*/*"
 
         async def without_input(ctx: Any) -> Any:
             sdk.guard(ctx)
@@ -166,10 +170,21 @@ def bind(
     elif isinstance(definition, restate.Workflow) and kind == "main":
         decorate = definition.main
     decorate(name=name, **serdes, **options)(function)
+    if not signature.takes_input:
+        # For a handler that declares no input, the engine refuses every content type.
+        definition.handlers[name].handler_io.input_type = None
     return target
 
 
-def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
+def _check_invocation(ctx: restate.Context, target: Target[Any, Any, Any]) -> None:
+    """Refuse an empty key, which the engine accepts from handlers, and a body that the handler does not take."""
+    if target.keyed:
+        check_key(target, sdk.invocation_of(ctx)[1])
+    if target.input is type(None) and sdk.has_body(ctx):
+        raise InvalidInput(f"{target} takes no input: send an empty body", metadata={"field": "body"})
+
+
+def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any, Any]) -> Written:
     """Return the bytes of a handler's response; raise a terminal 500 if it does not match its type."""
     try:
         return Written(serde.serialize(response))

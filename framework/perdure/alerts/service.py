@@ -40,7 +40,7 @@ from perdure.observability.metrics import ALERTS as ALERTS_SENT
 from perdure.runs import RunConfig, run_with_retry
 from perdure.security.keys import PrivateKey
 from perdure.state import State, StateContext
-from perdure.targets import Target
+from perdure.targets import KeyedTarget, Target
 
 __all__ = [
     "ALERTS",
@@ -111,8 +111,8 @@ class AlertList(BaseModel):
         return self.scanned_at is not None and now - self.scanned_at <= self.scan_interval * _MAX_MISSED_SCANS
 
 
-list_alerts: Target[None, AlertList] = Target(ALERTS, "list", None, AlertList)
-scan_target: Target[None, int] = Target(ALERTS, "scan", None, int)
+list_alerts: KeyedTarget[None, AlertList] = KeyedTarget(ALERTS, "list", None, AlertList)
+scan_target: KeyedTarget[None, int] = KeyedTarget(ALERTS, "scan", None, int)
 post_target: Target[AlertNotification, None] = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 

@@ -30,35 +30,37 @@ from perdure.approvals.messages import (
 )
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.schema import APPROVALS, INBOX, PRINCIPALS, Principal
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
-approve = Target(APPROVALS, "approve", DecisionRequest, DecisionReceipt)
-reject = Target(APPROVALS, "reject", DecisionRequest, DecisionReceipt)
-delegate = Target(APPROVALS, "delegate", DelegationRequest, DelegationReceipt)
-withdraw = Target(APPROVALS, "withdraw", WithdrawalRequest, WithdrawalReceipt)
-revoke_links = Target(APPROVALS, "revoke_links", LinkRevocationRequest, LinkRevocationReceipt)
-decide_by_link = Target(APPROVALS, "decide_by_link", LinkDecisionRequest, DecisionReceipt)
-approval_status = Target(APPROVALS, "status", None, ApprovalStatus)
+approve = KeyedTarget(APPROVALS, "approve", DecisionRequest, DecisionReceipt)
+reject = KeyedTarget(APPROVALS, "reject", DecisionRequest, DecisionReceipt)
+delegate = KeyedTarget(APPROVALS, "delegate", DelegationRequest, DelegationReceipt)
+withdraw = KeyedTarget(APPROVALS, "withdraw", WithdrawalRequest, WithdrawalReceipt)
+revoke_links = KeyedTarget(APPROVALS, "revoke_links", LinkRevocationRequest, LinkRevocationReceipt)
+decide_by_link = KeyedTarget(APPROVALS, "decide_by_link", LinkDecisionRequest, DecisionReceipt)
+approval_status = KeyedTarget(APPROVALS, "status", None, ApprovalStatus)
 
-list_inbox = Target(INBOX, "list", None, list[InboxItem])
+list_inbox = KeyedTarget(INBOX, "list", None, list[InboxItem])
 """Return the most urgent open approvals of a person, of a group (``group:finance``) or of
 `perdure.security.user_names.ANYONE`."""
 
-page_inbox = Target(INBOX, "list", InboxQuery, InboxPage)
+page_inbox = KeyedTarget(INBOX, "list", InboxQuery, InboxPage)
 """Return a page of open approvals, including those of a person's groups."""
 
-put_principal = Target(PRINCIPALS, "put", PrincipalStatement, Principal)
-revoke_principal = Target(PRINCIPALS, "revoke", RevocationRequest, Principal)
-principal_status = Target(PRINCIPALS, "status", None, Principal)
+put_principal = KeyedTarget(PRINCIPALS, "put", PrincipalStatement, Principal)
+revoke_principal = KeyedTarget(PRINCIPALS, "revoke", RevocationRequest, Principal)
+principal_status = KeyedTarget(PRINCIPALS, "status", None, Principal)
 
 # The ingress does not expose the following handlers.
 
-open_approval = Target(APPROVALS, "open", ApprovalRequest, ApprovalAnswer)
-listen_to_approval = Target(APPROVALS, "listen", Listen, ApprovalAnswer)
-leave_approval: Target[Leave | None, None] = Target(APPROVALS, "leave", cast("type[Leave | None]", Leave | None), None)
-end_stage = Target(APPROVALS, "end_stage", StageEnd, None)
-remind = Target(APPROVALS, "remind", ReminderDue, None)
-purge_approval = Target(APPROVALS, "purge", RetentionEnd, None)
-repair_approval = Target(APPROVALS, "repair", None, None)
-add_to_inbox = Target(INBOX, "add", InboxItem, None)
-remove_from_inbox = Target(INBOX, "remove", InboxRemoval, None)
+open_approval = KeyedTarget(APPROVALS, "open", ApprovalRequest, ApprovalAnswer)
+listen_to_approval = KeyedTarget(APPROVALS, "listen", Listen, ApprovalAnswer)
+leave_approval: KeyedTarget[Leave | None, None] = KeyedTarget(
+    APPROVALS, "leave", cast("type[Leave | None]", Leave | None), None
+)
+end_stage = KeyedTarget(APPROVALS, "end_stage", StageEnd, None)
+remind = KeyedTarget(APPROVALS, "remind", ReminderDue, None)
+purge_approval = KeyedTarget(APPROVALS, "purge", RetentionEnd, None)
+repair_approval = KeyedTarget(APPROVALS, "repair", None, None)
+add_to_inbox = KeyedTarget(INBOX, "add", InboxItem, None)
+remove_from_inbox = KeyedTarget(INBOX, "remove", InboxRemoval, None)

@@ -19,7 +19,7 @@ from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
 from perdure.security.callers import CALL_START_WINDOW, CALLER_HEADER, CallTarget, sign_call
 from perdure.security.signed_actions import ActorKey
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -82,10 +82,31 @@ class IngressClient:
     @overload
     async def call(
         self,
-        handler: Target[I, O] | Callable[[Any, I], Awaitable[O]],
+        handler: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]],
         request: I = NO_REQUEST,
         *,
-        key: str | None = None,
+        key: None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        handler: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I = NO_REQUEST,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[ServiceContext], Awaitable[O]],
+        *,
+        key: None = None,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
@@ -95,7 +116,7 @@ class IngressClient:
         self,
         handler: Callable[[Any], Awaitable[O]],
         *,
-        key: str | None = None,
+        key: str,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
@@ -122,7 +143,7 @@ class IngressClient:
 
         Raises:
             IngressError: The handler failed with a terminal error, or the ingress cannot serve the request.
-            InvalidInput: The idempotency key or a header cannot be sent.
+            InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         target = target_of(handler)
         response = await self._post(
@@ -139,10 +160,31 @@ class IngressClient:
     @overload
     async def send(
         self,
-        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        handler: Target[I, Any] | Callable[[ServiceContext, I], Awaitable[Any]],
         request: I = NO_REQUEST,
         *,
-        key: str | None = None,
+        key: None = None,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    @overload
+    async def send(
+        self,
+        handler: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        request: I = NO_REQUEST,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[ServiceContext], Awaitable[Any]],
+        *,
+        key: None = None,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
@@ -152,7 +194,7 @@ class IngressClient:
         self,
         handler: Callable[[Any], Awaitable[Any]],
         *,
-        key: str | None = None,
+        key: str,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
@@ -182,14 +224,14 @@ class IngressClient:
 
         Raises:
             IngressError: The ingress cannot accept the request.
-            InvalidInput: The idempotency key or a header cannot be sent.
+            InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         return await self._send(handler, request, key, delay, headers, idempotency_key=idempotency_key)
 
     @overload
     async def submit(
         self,
-        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        handler: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
         request: I = NO_REQUEST,
         *,
         key: str,
@@ -237,12 +279,12 @@ class IngressClient:
 
     @overload
     async def attach(
-        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str, timeout: timedelta | None = None
+        self, handler: KeyedTarget[Any, O] | Callable[..., Awaitable[O]], *, key: str, timeout: timedelta | None = None
     ) -> O: ...
     @overload
     async def attach(
         self,
-        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
         *,
         idempotency_key: str,
         key: str | None = None,
@@ -251,7 +293,7 @@ class IngressClient:
     @overload
     async def attach(
         self,
-        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
         *,
         invocation_id: str,
         timeout: timedelta | None = None,
@@ -286,13 +328,17 @@ class IngressClient:
         return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
-    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
+    async def output(self, handler: KeyedTarget[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
     @overload
     async def output(
-        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, idempotency_key: str, key: str | None = None
+        self,
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
+        *,
+        idempotency_key: str,
+        key: str | None = None,
     ) -> O: ...
     @overload
-    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, invocation_id: str) -> O: ...
+    async def output(self, handler: Target[Any, O, Any] | Callable[..., Awaitable[O]], *, invocation_id: str) -> O: ...
     async def output(
         self,
         handler: Any,
@@ -400,7 +446,7 @@ class IngressClient:
     async def _post(
         self,
         path: str,
-        target: Target[Any, Any],
+        target: Target[Any, Any, Any],
         key: str | None,
         request: Any,
         *,
@@ -413,7 +459,6 @@ class IngressClient:
         if idempotency_key is not None:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
         # The ingress refuses an empty body for a handler with input, even if the input may be None.
-
         body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
         if self._actor_key is not None:
             called = CallTarget(service=target.service, handler=target.handler, key=key or "")

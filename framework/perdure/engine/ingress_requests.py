@@ -25,7 +25,7 @@ from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
 from perdure.retry import RetryPolicy
-from perdure.targets import Target
+from perdure.targets import Target, check_key
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _CONNECT_TIMEOUT = 5.0
@@ -140,21 +140,22 @@ class IngressRequests:
             await asyncio.sleep(self._retry.delay_after(attempt).total_seconds())
 
 
-def handler_path(target: Target[Any, Any], key: str | None) -> str:
-    """Return the path of a handler."""
+def handler_path(target: Target[Any, Any, Any], key: str | None) -> str:
+    """Return the path of a handler. Raises InvalidInput if its key is missing or empty."""
+    key = check_key(target, key)
     middle = "" if key is None else f"/{path_segment(key)}"
     return f"/{path_segment(target.service)}{middle}/{target.handler}"
 
 
 def invocation_path(
-    target: Target[Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
+    target: Target[Any, Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
 ) -> str:
     """Return the path of an invocation, given its ID, its idempotency key, or the workflow's key."""
     if invocation_id is not None:
         return f"/restate/invocation/{path_segment(invocation_id)}"
     if idempotency_key is not None:
         return f"/restate/invocation{handler_path(target, key)}/{_literal(check_idempotency_key(idempotency_key))}"
-    if key is not None:
+    if key:
         return f"/restate/workflow/{path_segment(target.service)}/{path_segment(key)}"
     raise InvalidInput(
         f"{target}: pass the invocation_id, the idempotency_key, or the key of a workflow",
@@ -210,7 +211,7 @@ def open_output(response: httpx.Response, codec: ValueCodec, source: OutputSourc
 
 
 def parse_output(
-    target: Target[Any, Any],
+    target: Target[Any, Any, Any],
     response: httpx.Response,
     codec: ValueCodec | None,
     *,

@@ -13,7 +13,7 @@ from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, Oper
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
 """Header of a compensation whose action is known to have ended without a result."""
@@ -350,7 +350,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
     return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
-begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
-read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
-rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
-act_on_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "act", StepAction, ActionReceipt)
+begin_target: KeyedTarget[RollbackRequest, None] = KeyedTarget(ROLLBACKS, "begin", RollbackRequest, None)
+read_report: KeyedTarget[ReportQuery, ReportAnswer] = KeyedTarget(ROLLBACKS, "report", ReportQuery, ReportAnswer)
+rollback_status: KeyedTarget[None, RollbackStatus] = KeyedTarget(ROLLBACKS, "status", None, RollbackStatus)
+act_on_step: KeyedTarget[StepAction, ActionReceipt] = KeyedTarget(ROLLBACKS, "act", StepAction, ActionReceipt)

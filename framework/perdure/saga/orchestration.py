@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import restate
 from typing_extensions import Unpack
@@ -14,7 +14,7 @@ from perdure._runtime.serdes import serde_for
 from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
-from perdure.clients import NO_REQUEST, ObjectClient, ServiceClient
+from perdure.clients import NO_REQUEST, client_of
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
@@ -29,7 +29,7 @@ from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequ
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
 from perdure.saga.submission import await_rollback, make_execution_ids, submit_rollback
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, target_of
 from perdure.timers import WorkflowTimer
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -91,11 +91,24 @@ class Orchestration:
     async def step(
         self,
         name: str,
-        action: Target[I, O] | Callable[[Any, I], Awaitable[O]],
+        action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]],
         request: I,
         *,
         compensate: BoundCompensation | None = None,
-        key: str | None = None,
+        key: None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def step(
+        self,
+        name: str,
+        action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I,
+        *,
+        compensate: BoundCompensation | None = None,
+        key: str,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
@@ -148,16 +161,22 @@ class Orchestration:
             StepFailed: The action ended with a terminal error. The status code and metadata are those of the cause.
             Cancelled: This invocation was cancelled. The rollback also compensates the running step.
             SagaError: The name is not unique, or the payload does not fit the compensation; the step was not started.
+            InvalidInput: The key of a virtual object or workflow is missing or empty; the step was not started.
 
         Example:
             await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
         """
         refuse_inside_run(f"step '{name}'")
-        step = Step(name, action, request, compensate, key, config, retry, timeout, retry_on)
+        step = Step(name, action, request, compensate, cast("Any", key), config, retry, timeout, retry_on)
         return (await self._steps.run(step))[0]
 
     async def child(
-        self, name: str, main: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+        self,
+        name: str,
+        main: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I,
+        *,
+        key: str | None = None,
     ) -> O:
         """Run another orchestration as one step. A rollback of this saga rolls back the child.
 
@@ -183,7 +202,7 @@ class Orchestration:
         child_key = key or join_key(self.key, name)
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
         rollback = BoundCompensation("roll_back", roll_back_handler(target.service, child_key), payload)
-        step: Step[I, O] = Step(name, target, request, rollback, child_key)
+        step: Step[I, O] = Step(name, main, request, rollback, key=child_key)
         self._steps.headers[name] = caller_headers(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
@@ -218,10 +237,18 @@ class Orchestration:
 
     @overload
     async def call(
-        self, handler: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+        self, handler: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]], request: I, *, key: None = None
     ) -> O: ...
     @overload
-    async def call(self, handler: Target[None, O] | Callable[[Any], Awaitable[O]], *, key: str | None = None) -> O: ...
+    async def call(
+        self, handler: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str
+    ) -> O: ...
+    @overload
+    async def call(
+        self, handler: Target[None, O] | Callable[[ServiceContext], Awaitable[O]], *, key: None = None
+    ) -> O: ...
+    @overload
+    async def call(self, handler: KeyedTarget[None, O] | Callable[[Any], Awaitable[O]], *, key: str) -> O: ...
     async def call(self, handler: Any, request: Any = NO_REQUEST, *, key: str | None = None) -> Any:
         """Call a handler without recording a step, for example to read data.
 
@@ -234,13 +261,11 @@ class Orchestration:
             The handler's response.
 
         Raises:
+            InvalidInput: The key is missing or empty.
             TerminalError: The handler ended with one.
             Cancelled: This invocation was cancelled.
         """
-        target = target_of(handler)
-        client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
-        client = ServiceClient(self.ctx, target) if key is None else ObjectClient(self.ctx, target, key)
-        return await self._note_cancel(client.call(request))
+        return await self._note_cancel(client_of(self.ctx, target_of(handler), key).call(request))
 
     async def sleep(self, duration: timedelta, name: str | None = None) -> None:
         """Sleep durably; the handler need not be in memory meanwhile.

@@ -70,7 +70,7 @@ from perdure.saga.schema import (
 )
 from perdure.security.keys import PrivateKey
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 __all__ = [
     "RECONCILER_KEY",
@@ -176,7 +176,7 @@ class ReconcileReport(BaseModel):
     left: int = 0
 
 
-reconcile_target: Target[None, ReconcileReport] = Target(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
+reconcile_target: KeyedTarget[None, ReconcileReport] = KeyedTarget(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
 
 
 async def find_orphans(admin: AdminClient, config: SagaReconcilerConfig) -> list[OrphanedSaga]:

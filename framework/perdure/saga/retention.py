@@ -30,7 +30,7 @@ from perdure.saga.schema import (
 )
 from perdure.saga.status import RollbackState
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 RETENTION: Final = timedelta(days=90)
 
@@ -55,7 +55,7 @@ class Purge(BaseModel):
     actions: int
 
 
-purge_target: Target[Purge, bool] = Target(ROLLBACKS, "forget", Purge, bool)
+purge_target: KeyedTarget[Purge, bool] = KeyedTarget(ROLLBACKS, "forget", Purge, bool)
 
 
 def set_retention(duration: timedelta | None) -> None:

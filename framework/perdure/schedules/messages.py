@@ -12,7 +12,7 @@ from perdure._runtime.plain_text import Reason
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
-from perdure.targets import Target
+from perdure.targets import KeyedTarget, Target
 
 INDEX_KEY: Final = "all"
 MAX_NAME_LENGTH: Final = 128
@@ -267,20 +267,20 @@ class RunReport(_Output):
 
 _NOTHING: Final = type(None)
 
-set_target: Target[ScheduleRequest, ScheduleStatus] = Target("Schedules", "set", ScheduleRequest, ScheduleStatus)
-status_target: Target[None, ScheduleStatus] = Target("Schedules", "status", _NOTHING, ScheduleStatus)
-list_target: Target[ScheduleListRequest, SchedulePage] = Target(
+set_target = KeyedTarget("Schedules", "set", ScheduleRequest, ScheduleStatus)
+status_target: KeyedTarget[None, ScheduleStatus] = KeyedTarget("Schedules", "status", _NOTHING, ScheduleStatus)
+list_target: KeyedTarget[ScheduleListRequest, SchedulePage] = KeyedTarget(
     "ScheduleIndex", "list", ScheduleListRequest, SchedulePage
 )
-apply_target: Target[ScheduleCommand, ScheduleStatus] = Target("Schedules", "apply", ScheduleCommand, ScheduleStatus)
-fire_target: Target[Firing, None] = Target("Schedules", "fire", Firing, _NOTHING)
-report_target: Target[RunReport, None] = Target("Schedules", "report", RunReport, _NOTHING)
-index_add_target: Target[str, None] = Target("ScheduleIndex", "add", str, _NOTHING)
-index_remove_target: Target[str, None] = Target("ScheduleIndex", "remove", str, _NOTHING)
+apply_target = KeyedTarget("Schedules", "apply", ScheduleCommand, ScheduleStatus)
+fire_target: KeyedTarget[Firing, None] = KeyedTarget("Schedules", "fire", Firing, _NOTHING)
+report_target: KeyedTarget[RunReport, None] = KeyedTarget("Schedules", "report", RunReport, _NOTHING)
+index_add_target: KeyedTarget[str, None] = KeyedTarget("ScheduleIndex", "add", str, _NOTHING)
+index_remove_target: KeyedTarget[str, None] = KeyedTarget("ScheduleIndex", "remove", str, _NOTHING)
 run_target: Target[RunRequest, None] = Target("ScheduleDispatcher", "run", RunRequest, _NOTHING)
 start_target: Target[RunRequest, str] = Target("ScheduleDispatcher", "start", RunRequest, str)
 
 
-def action_target(action: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:
+def action_target(action: ScheduleAction) -> KeyedTarget[ScheduleActionRequest, ScheduleStatus]:
     """Return the target of an action other than ``set``."""
-    return Target("Schedules", action.value, ScheduleActionRequest, ScheduleStatus)
+    return KeyedTarget("Schedules", action.value, ScheduleActionRequest, ScheduleStatus)

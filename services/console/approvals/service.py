@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from perdure import Target
+from perdure import KeyedTarget
 from perdure.approvals.schema import Principal
 from perdure.security import Link, Role
 from perdure.security.user_names import ANYONE, canonical_user, check_name
@@ -29,14 +29,14 @@ from services.console.signing import Signer
 MAX_ITEMS: Final = 200
 
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
-_status: Target[None, ApprovalView] = Target("Approvals", "status", None, ApprovalView)
-_inbox: Target[InboxQuery, InboxPage] = Target("ApprovalInbox", "list", InboxQuery, InboxPage)
-_delegate: Target[dict[str, Any], DelegationReceipt] = Target("Approvals", "delegate", _Body, DelegationReceipt)
-_principal: Target[None, Principal] = Target("Principals", "status", None, Principal)
-_revoke_links: Target[dict[str, Any], LinkRevocationReceipt] = Target(
+_status: KeyedTarget[None, ApprovalView] = KeyedTarget("Approvals", "status", None, ApprovalView)
+_inbox: KeyedTarget[InboxQuery, InboxPage] = KeyedTarget("ApprovalInbox", "list", InboxQuery, InboxPage)
+_delegate = KeyedTarget("Approvals", "delegate", _Body, DelegationReceipt)
+_principal: KeyedTarget[None, Principal] = KeyedTarget("Principals", "status", None, Principal)
+_revoke_links: KeyedTarget[dict[str, Any], LinkRevocationReceipt] = KeyedTarget(
     "Approvals", "revoke_links", _Body, LinkRevocationReceipt
 )
-_decide_by_link: Target[dict[str, Any], DecisionReceipt] = Target("Approvals", "decide_by_link", _Body, DecisionReceipt)
+_decide_by_link = KeyedTarget("Approvals", "decide_by_link", _Body, DecisionReceipt)
 
 
 async def inbox(engine: EngineClient, session: Session) -> Inbox:
@@ -90,7 +90,7 @@ async def decide(
 ) -> DecisionReceipt:
     """Vote on an approval, signed for the session's user; `payload_digest` is that of the payload as shown."""
     digest = payload_digest or (await get(engine, approval_id)).payload_digest
-    target: Target[dict[str, Any], DecisionReceipt] = Target("Approvals", decision, _Body, DecisionReceipt)
+    target: KeyedTarget[dict[str, Any], DecisionReceipt] = KeyedTarget("Approvals", decision, _Body, DecisionReceipt)
     signature = signer.sign(session, decision, f"Approvals/{approval_id}", payload_digest=digest, reason=reason)
     return await engine.call(target, _body(session, reason, signature), key=approval_id)
 
