@@ -19,6 +19,7 @@ from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_invocation_id
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import CheckedSerde, serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.guardrails import guardrail
@@ -192,6 +193,18 @@ class _Client(Generic[I, O]):
         Returns:
             The invocation.
         """
+        delay = None if delay is None else scaled(delay)
+        return self.send_scaled(request, delay, idempotency_key=idempotency_key, headers=headers)
+
+    def send_scaled(
+        self,
+        request: I,
+        delay: timedelta | None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> SentInvocation:
+        """Start the handler after a delay that is already scaled, such as the time until a stored deadline."""
         self._check(idempotency_key, call=False)
         handle = self._ctx.generic_send(
             self.target.service,
@@ -341,7 +354,7 @@ class WorkflowClient(_Client[I, O]):
             Cancelled: This invocation was cancelled.
         """
         result = self.attach_future(invocation_id)
-        limit = self._ctx.sleep(max(within, timedelta(0)), f"output of {self.target}")
+        limit = self._ctx.sleep(max(scaled(within), timedelta(0)), f"output of {self.target}")
         if not await done_before(result, limit, f"the output of {self.target}"):
             return WorkflowOutput(None, ready=False)
         return WorkflowOutput(await result, ready=True)

@@ -11,7 +11,8 @@ from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
-from services.runtime.settings import PlatformSettings, setting_name, sqlite_url
+from services.runtime.settings import PlatformSettings, setting_name
+from services.sqlite import sqlite_url
 
 ENGINE: Final = "restate-server"
 """Name of the engine's process, used for its pid file and log."""
@@ -151,7 +152,7 @@ class Topology:
             home=home,
             engine_dir=settings.local_dir.resolve() / "engine",
             engine_config_file=settings.engine_config.resolve(),
-            database_url=sqlite_url(home),
+            database_url=sqlite_url(home / "data" / "trips.db"),
             ingress_port=ingress,
             admin_port=admin,
             node_port=node,

@@ -24,17 +24,20 @@ from perdure import (
     IngressClient,
     Orchestration,
     SagaConfig,
+    ServiceClient,
     WorkflowTimer,
     handler,
     race_promise_with_timeout,
 )
 from perdure._runtime.time_scale import scaled
+from perdure.approvals import service as approvals
+from perdure.approvals.request import OnTimeout
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture
-from tests.support import eventually
+from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
@@ -45,6 +48,19 @@ sleeper = sdk.Service("TestingSleeper")
 @greeter.handler()
 async def greet(ctx: DataPlaneContext, name: str) -> str:
     return f"hello {name}"
+
+
+delayed: Recording = Recording()
+
+
+@handler(sleeper)
+async def note(ctx: sdk.Context, key: str) -> None:
+    delayed.add(key)
+
+
+@handler(sleeper)
+async def send_later(ctx: sdk.Context, key: str) -> None:
+    await ServiceClient(ctx, note).send(key, delay=timedelta(hours=1))
 
 
 @handler(sleeper)
@@ -69,17 +85,20 @@ async def undo(ctx: sdk.Context, key: str) -> None:
 
 @patient.main()
 async def wait(cp: Orchestration) -> None:
-    """Wait an hour for a promise, an hour between two attempts of a step, and an hour in the rollback."""
+    """Wait an hour for a promise, an approval, between two attempts of a step, and in the rollback."""
 
     async def fail(_key: str) -> None:
         raise Refused("never", 503)
 
     await race_promise_with_timeout(cp.ctx, "promise", timedelta(hours=1), str)
+    assert not await cp.await_human_approval(
+        cp.key, timedelta(hours=1), approvers=["ada"], on_timeout=OnTimeout.REJECT, remind_every=timedelta(minutes=20)
+    )
     retry = RetryPolicy(timedelta(hours=1), max_interval=timedelta(hours=1), max_attempts=2)
     await cp.step("fails", fail, cp.key, compensate=undo.bind(cp.key), retry=retry)
 
 
-services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())
+services = restate_fixture(greeter, sleeper, patient, *hosting.definitions(), *approvals.definitions())
 seen: dict[Mode, str] = {}
 
 
@@ -124,6 +143,11 @@ async def test_time_scale_shortens_an_hour(services: RestateEnvironment, time_sc
             await ingress.call(wait, key=key)
         assert failed.value.metadata["rollback"] == "rolled_back"
         assert compensated.count(key) == 2
+        await ingress.send(note, f"{key} from outside", delay=timedelta(hours=1))
+        await ingress.call(send_later, f"{key} from a handler")
+        await eventually(
+            lambda: {f"{key} from outside", f"{key} from a handler"} <= set(delayed.all()), what="delayed sends"
+        )
     assert time.monotonic() - start < 20
 
 

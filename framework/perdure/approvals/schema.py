@@ -23,6 +23,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from perdure._runtime.time_scale import scaled
 from perdure.approvals.messages import (
     ApprovalOutcome,
     ApprovalResult,
@@ -148,8 +149,8 @@ class Rules(_Stored):
             StageRules(
                 approvers=tuple(sorted(stage.approvers)),
                 quorum=stage.quorum,
-                timeout=stage.timeout,
-                remind_every=stage.remind_every,
+                timeout=scaled(stage.timeout),
+                remind_every=None if stage.remind_every is None else scaled(stage.remind_every),
                 on_timeout=stage.on_timeout or OnTimeout.ERROR,
             )
             for stage in request.stages

@@ -12,6 +12,7 @@ import httpx
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.places import Place, ValueCodec
 from perdure._runtime.serdes import serde_for
+from perdure._runtime.time_scale import scaled
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
@@ -427,7 +428,7 @@ class IngressClient:
         target = target_of(handler)
         if self._actor_key is not None and delay is not None and delay > CALL_START_WINDOW:
             raise InvalidInput(f"a signed call must begin within {CALL_START_WINDOW}: the delay {delay} is too long")
-        query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
+        query = "" if delay is None else f"?delay={max(0, round(scaled(delay).total_seconds() * 1000))}ms"
         response = await self._post(
             f"{handler_path(target, key)}/send{query}",
             target,

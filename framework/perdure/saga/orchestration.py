@@ -16,7 +16,7 @@ from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
-from perdure.idempotency import join_key
+from perdure.idempotency import child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
@@ -187,7 +187,8 @@ class Orchestration:
             name: The step's name, unique in this saga.
             main: The child's main handler, or its target.
             request: The input of the child.
-            key: The child's key; this workflow's key and the step's name by default.
+            key: The child's key; by default one made of this workflow's key and the step's name, at most 64 characters
+                long. See `perdure.idempotency.child_key`.
 
         Returns:
             The result of the child.
@@ -199,10 +200,10 @@ class Orchestration:
         """
         refuse_inside_run(f"child '{name}'")
         target = target_of(main)
-        child_key = key or join_key(self.key, name)
+        key = child_key(self.key, name) if key is None else key
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
-        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, child_key), payload)
-        step: Step[I, O] = Step(name, main, request, rollback, key=child_key)
+        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, key), payload)
+        step: Step[I, O] = Step(name, main, request, rollback, key=key)
         self._steps.headers[name] = caller_headers(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
@@ -212,7 +213,7 @@ class Orchestration:
             raise StepFailed(
                 name,
                 Conflict(
-                    f"the key '{child_key}' of {target.service} belongs to another execution, which is not rolled "
+                    f"the key '{key}' of {target.service} belongs to another execution, which is not rolled "
                     "back: give each child a unique key"
                 ),
             ) from failed

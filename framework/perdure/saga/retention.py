@@ -13,7 +13,6 @@ from typing import Final
 import restate
 from pydantic import BaseModel, ConfigDict
 
-from perdure._runtime.time_scale import scaled
 from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
@@ -78,7 +77,7 @@ async def plan_purge(ctx: restate.ObjectContext, progress: RollbackProgress, sta
     """Schedule the purge of a rollback whose executions are all closed."""
     if _retention is not None and state in _CLOSED:
         this = Purge(generation=progress.generation, actions=progress.actions)
-        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(_retention))
+        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=_retention)
 
 
 async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:

@@ -260,7 +260,7 @@ async def _schedule_pass(
 
 
 async def _send_pass(ctx: restate.ObjectContext, this: RollbackPass, delay: timedelta | None) -> None:
-    await ObjectClient(ctx, run, ctx.key()).send(this, delay=delay or None)
+    ObjectClient(ctx, run, ctx.key()).send_scaled(this, delay or None)
 
 
 async def _end_execution(
