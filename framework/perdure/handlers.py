@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import restate
@@ -162,6 +163,7 @@ def bind(
         return_annotation=None if signature.output is type(None) else signature.output,
     )
     function.__name__ = name
+    function.__wrapped__ = signature.function
     function.__doc__ = signature.function.__doc__
     serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": OutputSerde()}
     decorate: Callable[..., Any] = definition.handler
@@ -170,10 +172,20 @@ def bind(
     elif isinstance(definition, restate.Workflow) and kind == "main":
         decorate = definition.main
     decorate(name=name, **serdes, **options)(function)
-    if not signature.takes_input:
-        # For a handler that declares no input, the engine refuses every content type.
-        definition.handlers[name].handler_io.input_type = None
+    _publish_types(definition.handlers[name].handler_io, signature)
     return target
+
+
+def _publish_types(handler_io: Any, signature: HandlerSignature[Any]) -> None:
+    """Set the schemas that the engine discovers; the SDK has those of pydantic models only."""
+    if handler_io.output_type is not None:
+        output: TypedSerde[Any] = serde_for(signature.output)
+        handler_io.output_type.generate_json_schema = partial(output.json_schema, "serialization")
+    if signature.takes_input:
+        handler_io.input_type.generate_json_schema = serde_for(signature.input).json_schema
+    else:
+        # For a handler that declares no input, the engine refuses every content type.
+        handler_io.input_type = None
 
 
 def _check_invocation(ctx: restate.Context, target: Target[Any, Any, Any]) -> None:

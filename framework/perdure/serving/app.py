@@ -20,6 +20,7 @@ from perdure.observability.metrics import ATTEMPTS, record_metrics
 from perdure.security.browsers import reject_web_pages
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
+from perdure.serving.declarations import declared
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -137,7 +138,7 @@ def build_app(
     names = [definition.name for definition in definitions]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"two services have the same name: {', '.join(duplicates)}")
-    definitions = [_protected(definition, security) for definition in definitions]
+    definitions = [_protected(declared(definition), security) for definition in definitions]
     # SecurityMiddleware verifies the signature, since the SDK supports only one of the three modes.
     codec = None if security is None else security.codec()
     if codec is not None:
