@@ -73,6 +73,16 @@ class AdminClient:
         response = await self._send("POST", "/deployments", json=body)
         return [service["name"] for service in response.json()["services"]]
 
+    async def discover(self, uri: str, *, use_http_11: bool = False) -> list[dict[str, Any]]:
+        """Return the services that a registration of a URL would find, without registering them.
+
+        Raises:
+            EngineError: The engine would refuse the registration, or cannot reach the services.
+        """
+        body = {"uri": uri, "use_http_11": use_http_11, "force": True, "dry_run": True}
+        response = await self._send("POST", "/deployments", json=body)
+        return list(response.json()["services"])
+
     async def services(self) -> list[dict[str, Any]]:
         """Return the registered services."""
         response = await self._send("GET", "/services")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final, Literal
 
 from perdure._runtime.json_schemas import mismatch, schema_of_value
@@ -111,38 +112,44 @@ def _difference(target: Mapping[str, Any], handler: Mapping[str, Any]) -> str | 
 
 def _input_difference(handler: Mapping[str, Any], written: Any) -> str | None:
     if "input_json_schema" in handler:
-        return mismatch(handler["input_json_schema"], written)
+        # For a type such as ``int | None``, the SDK publishes the schema of int.
+        if written == {"type": "null"} and handler["input_json_schema"].keys() <= {"type", "items"}:
+            return None
+        optional = isinstance(written, dict) and {"type": "null"} in written.get("anyOf", ())
+        others = [each for each in written["anyOf"] if each != {"type": "null"}] if optional else []
+        return mismatch(handler["input_json_schema"], {**written, "anyOf": others} if optional else written)
     # A handler without input, or one of which the engine does not know the type.
     if str(handler.get("input_description", "")) not in ("none", "*/*") or written in (True, {}, {"type": "null"}):
         return None
     return "it takes none"
 
 
-def conflicts(deployments: Sequence[Mapping[str, Any]], services: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield which singleton services several platforms serve.
+def conflicts(deployments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the singleton services that several platforms serve.
 
-    Two deployments belong to one platform if their names of the platform are equal or, without names, if one serves all
-    services of the other one, as a new version of it does.
+    Two deployments belong to one platform if they name the same one (PERDURE_PLATFORM) or, without names, if one serves
+    all services of the other one, as a new version of it does.
 
     Args:
-        deployments: All deployments, with their services.
-        services: The services of each deployment that is compared, with their metadata.
+        deployments: The deployments with the metadata of their services, as `AdminClient.deployment` returns them.
     """
-    platforms = {(each["deployment_id"], each["name"]): _platform(each) for each in services}
     for name in sorted(SINGLETONS):
         hosts = [each for each in deployments if name in _names(each)]
-        for number, host in enumerate(hosts):
-            for other in hosts[number + 1 :]:
-                one, two = platforms.get((host["id"], name)), platforms.get((other["id"], name))
-                same = one == two if one or two else _names(host) <= _names(other) or _names(other) <= _names(host)
-                if not same:
-                    yield (
-                        f"{name} is served at {host['uri']} ({one or 'no platform named'}) and at {other['uri']} "
-                        f"({two or 'no platform named'}), which are different platforms"
-                    )
+        for one, two in combinations(hosts, 2):
+            platforms = _platform(one, name), _platform(two, name)
+            names = _names(one), _names(two)
+            if platforms[0] != platforms[1] or (
+                platforms[0] is None and not (names[0] <= names[1] or names[1] <= names[0])
+            ):
+                places = [f"{one['uri']} ({platforms[0] or 'unnamed'})", f"{two['uri']} ({platforms[1] or 'unnamed'})"]
+                yield (
+                    f"different platforms serve {name}, at {places[0]} and {places[1]}: give each platform an engine "
+                    "of its own, or remove the deployment that is gone"
+                )
 
 
-def _platform(service: Mapping[str, Any]) -> str | None:
+def _platform(deployment: Mapping[str, Any], name: str) -> str | None:
+    service = next(each for each in deployment["services"] if each["name"] == name)
     platform = (service.get("metadata") or {}).get(PLATFORM_METADATA)
     return None if platform is None else str(platform)
 

@@ -23,7 +23,7 @@ from perdure._runtime.serdes import serde_for
 from perdure._runtime.tls import tls_context
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
-from perdure.idempotency import check_idempotency_key
+from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED, check_idempotency_key
 from perdure.retry import RetryPolicy
 from perdure.targets import Target, check_key
 
@@ -261,6 +261,8 @@ def _error(response: httpx.Response) -> IngressError:
             body["message"] = f"{request}: the response is not by an ingress: {response.status_code} {text[:100]}"
     # The message of an exhausted handler contains a stack trace.
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
+    if message == KEY_REUSED:
+        message = f"{message}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
     fields = body.get("metadata")
     metadata = {str(name): str(value) for name, value in fields.items()} if isinstance(fields, dict) else {}
     kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError

@@ -16,7 +16,7 @@ from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
-from perdure.idempotency import child_key, join_key
+from perdure.idempotency import KEY_REUSED, child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
@@ -37,9 +37,6 @@ O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
 RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
-
-_KEY_REUSED = "the workflow method was already invoked"
-"""The engine's error for a workflow key that was used before."""
 
 _closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
@@ -208,7 +205,7 @@ class Orchestration:
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
-            if failed.message != f"step '{name}' failed: {_KEY_REUSED}":
+            if failed.message != f"step '{name}' failed: {KEY_REUSED}":
                 raise
             raise StepFailed(
                 name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import dis
 import inspect
 import json
 import os
@@ -87,18 +88,20 @@ def _named_values(function: Callable[..., Any]) -> Iterator[Any]:
     function = inspect.unwrap(function)
     if not isinstance(function, types.FunctionType):
         return
-    names = {name for code in _codes(function.__code__) for name in code.co_names}
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # not yet assigned
             continue
-    for name in sorted(names):
-        value = function.__globals__.get(name)
-        if isinstance(value, types.ModuleType):
-            if not value.__name__.startswith(_OWN):
-                yield from (vars(value)[each] for each in sorted(names & vars(value).keys()))
-        else:
+    for code in _codes(function.__code__):
+        value: Any = None
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "LOAD_GLOBAL":
+                value = function.__globals__.get(instruction.argval)
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
+                value = vars(value).get(instruction.argval)
+            else:
+                value = None
             yield value
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.catalog import Catalog
 from perdure.errors import ConfigurationError, EngineError
+from perdure.observability.logging import get_logger
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.serving.app import sdk_definitions
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
+
+log = get_logger(__name__)
 
 __all__ = ["Mode", "Restate", "RestateEnvironment", "ServedApp"]
 
@@ -98,7 +102,11 @@ class Restate:
     _served: list[tuple[ServedApp, RestateEnvironment]] = field(default_factory=list)
 
     async def serve(
-        self, *services: Servable, identity_keys: Sequence[str] = (), security: SecurityConfig | None = None
+        self,
+        *services: Servable,
+        identity_keys: Sequence[str] = (),
+        security: SecurityConfig | None = None,
+        check_targets: bool = True,
     ) -> RestateEnvironment:
         """Serve and register services until the test ends.
 
@@ -108,9 +116,11 @@ class Restate:
             services: The services to serve.
             identity_keys: The public keys of permitted engines, see `perdure.serving.build_app`.
             security: The security configuration, instead of the identity keys.
+            check_targets: Compare the targets in the handlers' code with the registered handlers.
 
         Raises:
-            ConfigurationError: The services are invalid, or `Rollbacks`, which their sagas need, is not served.
+            ConfigurationError: The services are invalid, call handlers with other types, or `Rollbacks`, which their
+                sagas need, is not served.
             EngineError: The engine refused the registration.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
@@ -121,6 +131,8 @@ class Restate:
         try:
             async with AdminClient(self.server.admin) as admin:
                 await _check_rollbacks(admin, services)
+                if check_targets:
+                    await _check_targets(admin, await admin.discover(served.url, use_http_11=http1))
                 names = await admin.register(served.url, use_http_11=http1)
         except BaseException:
             served.__exit__()
@@ -157,6 +169,22 @@ async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> 
         raise ConfigurationError(
             f"the sagas of {', '.join(sagas)} need Rollbacks; also serve *perdure.saga.hosting.definitions()"
         )
+
+
+async def _check_targets(admin: AdminClient, discovered: Sequence[Mapping[str, Any]]) -> None:
+    """Reject calls that would fail at each attempt.
+
+    A missing service is only logged, since the test may serve it later, and so is a key that may be missing, since the
+    call names it.
+    """
+    names = {str(service["name"]) for service in discovered}
+    others = [service for service in await admin.services() if service["name"] not in names]
+    problems = Catalog([*others, *discovered]).problems(names)
+    tolerated = [problem for problem in problems if problem.missing or problem.field == "key"]
+    for problem in tolerated:
+        log.warning("target.mistaken", target=problem.target, problem=problem.text)
+    if wrong := [problem.text for problem in problems if problem not in tolerated]:
+        raise ConfigurationError("; ".join(wrong))
 
 
 async def _remove(admin: AdminClient, environment: RestateEnvironment) -> None:

@@ -19,6 +19,7 @@ import httpx
 from perdure.approvals.messages import DecisionRequest, WithdrawalRequest
 from perdure.approvals.targets import approval_status, approve, reject, withdraw
 from perdure.errors import IngressError
+from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, new_trip_id
@@ -31,7 +32,7 @@ Play: TypeAlias = Callable[[Stage], Awaitable[list[Fact]]]
 ALL: Final = "seat sets: 1, rooms: 1, charges: 1"
 NOTHING: Final = "nothing"
 
-_TAKEN: Final = "409 the workflow method was already invoked"
+_TAKEN: Final = f"409 {KEY_REUSED}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
 """The engine's own answer to a trip id that was used before."""
 
 _OPENS_WITHIN: Final = 20.0
