@@ -16,13 +16,16 @@ from typing import Any, Final
 
 import restate
 
+from perdure._runtime.admin_url import admin_url
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
+from perdure.engine.admin import AdminClient
+from perdure.engine.catalog import Catalog
 from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
-from perdure.runs import run_with_retry
+from perdure.runs import RunConfig, run_with_retry
 from perdure.schedules.dispatcher import build_dispatcher
 from perdure.schedules.messages import (
     INDEX_KEY,
@@ -86,6 +89,8 @@ INTERNAL_SERVICES: Final = frozenset(
 
 COMPENSATION_SUFFIX: Final = "Compensations"
 """Suffix of the names of services with compensations, which only `Rollbacks` starts."""
+
+_CHECK: Final = RunConfig("check the target", max_retries=5)
 
 log = get_logger("perdure.schedule")
 
@@ -309,23 +314,30 @@ def _increment(counts: ScheduleCounts, **amounts: int) -> ScheduleCounts:
 # --- services --------------------------------------------------------------------------------------------------------
 
 
-def definitions(*, targets: Sequence[str] = ("*",)) -> list[Definition]:
+def definitions(*, targets: Sequence[str] = ("*",), check_targets: bool = True) -> list[Definition]:
     """Return the services of schedules: `Schedules`, `ScheduleIndex` and `ScheduleDispatcher`.
 
     Args:
         targets: The handlers that may be scheduled, as patterns of ``Service/handler`` such as ``Reports/*``. A
             schedule also starts handlers that are private at the ingress, so restrict this where others reach the
             ingress. Perdure's own services cannot be scheduled.
+        check_targets: Compare target, key and payload with the registered handlers when a schedule is set. It requires
+            PERDURE_ADMIN_URL.
     """
-    return [_build_schedules(tuple(targets)), _build_index(), build_dispatcher()]
+    return [_build_schedules(tuple(targets), check_targets=check_targets), _build_index(), build_dispatcher()]
 
 
-def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
+def _build_schedules(allowed: tuple[str, ...], *, check_targets: bool) -> restate.VirtualObject:
+    async def check(ctx: restate.ObjectContext, spec: ScheduleSpec) -> None:
+        _check_name(ctx.key())
+        _check_target(spec, allowed)
+        if check_targets:
+            await _check_registered(ctx, spec)
+
     async def set_schedule(ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
         """Create or replace a schedule; a paused one stays paused, an equal one is unchanged."""
         spec = request.spec
-        _check_name(ctx.key())
-        _check_target(spec, allowed)
+        await check(ctx, spec)
         schedule = await StoredSchedule.load(ctx)
         return await _set(schedule, spec, await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec)))
 
@@ -336,8 +348,7 @@ def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
             return await _ACTIONS[command.action](await StoredSchedule.load(ctx), authorized)
         if command.spec is None:
             raise InvalidInput("spec: missing; the action 'set' requires it", metadata={"field": "spec"})
-        _check_name(ctx.key())
-        _check_target(command.spec, allowed)
+        await check(ctx, command.spec)
         return await _set(await StoredSchedule.load(ctx), command.spec, authorized)
 
     schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
@@ -409,6 +420,24 @@ def _check_name(name: str) -> None:
             f"beginning with {name[:20]!r}",
             metadata={"field": "name"},
         )
+
+
+async def _check_registered(ctx: restate.ObjectContext, spec: ScheduleSpec) -> None:
+    """Refuse a target that is not registered, or does not accept the key or the payload."""
+    url, target = admin_url(), spec.target
+    if url is None:
+        return
+
+    async def find() -> tuple[str, str] | None:
+        async with AdminClient(url) as admin:
+            catalog = Catalog(await admin.services())
+        problem = catalog.request_problem(target.service, target.handler, target.key, spec.payload)
+        return None if problem is None else (problem.field, f"{problem.target}: {problem.text}")
+
+    found = await run_with_retry(ctx, _CHECK, find)
+    if found is not None:
+        field = "target.key" if found[0] == "key" else found[0]
+        raise InvalidInput(f"{field}: {found[1]}", metadata={"field": field})
 
 
 def _check_target(spec: ScheduleSpec, allowed: Sequence[str]) -> None:

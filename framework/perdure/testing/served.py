@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from perdure._runtime.admin_url import served_to
+from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.catalog import Catalog
 from perdure.errors import ConfigurationError, EngineError
@@ -43,10 +45,12 @@ class ServedApp:
     Args:
         app: The app, see `perdure.serving.build_app`.
         http: The HTTP version.
+        admin_url: The admin API of the engine that calls the app.
     """
 
-    def __init__(self, app: ServiceApp, *, http: HttpVersion = "2") -> None:
+    def __init__(self, app: ServiceApp, *, http: HttpVersion = "2", admin_url: str | None = None) -> None:
         self.app = app
+        self._admin_url = admin_url
         self._http: HttpVersion = http
         self._loop = BackgroundLoop("perdure-served-app")
         self._stack = AsyncExitStack()
@@ -56,11 +60,15 @@ class ServedApp:
         """Listen on a free port, see `url`."""
         self._loop.start()
         try:
-            self.url = self._loop.call(self._stack.enter_async_context(listening(self.app, http=self._http))).url
+            self.url = self._loop.call(self._stack.enter_async_context(listening(self._serve, http=self._http))).url
         except BaseException:
             self._loop.stop()
             raise
         return self
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served_to.set(self._admin_url)
+        await self.app(scope, receive, send)
 
     def __exit__(self, *_: object) -> None:
         """Stop listening."""
@@ -125,7 +133,9 @@ class Restate:
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
         served = ServedApp(
-            build_app(*services, identity_keys=identity_keys, security=security), http="1" if http1 else "2"
+            build_app(*services, identity_keys=identity_keys, security=security),
+            http="1" if http1 else "2",
+            admin_url=self.server.admin,
         )
         served.__enter__()
         try:
