@@ -195,6 +195,44 @@ def test_setting_mark_and_option_select_modes(tmp_path, restate_servers, options
     assert {name: [mode for each, mode in found if each == name] for name in modes} == modes
 
 
+def test_timeout_names_open_invocations(tmp_path, restate_servers):
+    test = """
+        import pytest
+        import restate as sdk
+        from perdure import IngressClient, handler
+        from perdure.testing.plugin import restate_fixture
+
+        printer = sdk.Service("TimeoutPrinter")
+
+        @handler(printer)
+        async def print_page(ctx: sdk.Context) -> None:
+            raise OSError("out of paper")
+
+        printing = restate_fixture(printer)
+
+        @pytest.mark.restate_modes("http2")
+        async def test_never_ends(printing):
+            async with IngressClient(printing.ingress) as ingress:
+                await ingress.call(print_page)
+    """
+    command = write_session(tmp_path, test, "-o", "perdure_timeout=3")
+    run = subprocess.run(command, env=environment(restate_servers), capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout
+    assert "the test did not end within 3 s (perdure_timeout). Invocations not ended:" in run.stdout
+    described = r"TimeoutPrinter/print_page \(inv_\w+\): \S+, [1-9]\d* failed attempts, .*out of paper"
+    assert re.search(described, run.stdout)
+        r"TimeoutPrinter/print_page \(inv_\w+\): \S+, [1-9]\d* failed attempts, .*out of paper", run.stdout
+    )
+
+
+@pytest.mark.parametrize("limit", ["-1", "soon", "inf", "nan"])
+def test_reject_invalid_timeout(tmp_path, restate_servers, limit):
+    command = write_session(tmp_path, MARKED, "-o", f"perdure_timeout={limit}", "--restate-modes=http2")
+    run = subprocess.run(command, env=environment(restate_servers), capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert f"the setting perdure_timeout must be a number of seconds, or 0 for no limit; got '{limit}'" in run.stderr
+
+
 def test_reject_unknown_mode(tmp_path, restate_servers):
     command = write_session(tmp_path, MARKED, "--collect-only", "--restate-modes=http3")
     env = environment(restate_servers)
