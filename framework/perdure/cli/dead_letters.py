@@ -153,6 +153,7 @@ def _add_command(act: OperatorAction) -> None:
         reason: ReasonOption = "",
         signature: SignatureOption = None,
         payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
+        wait: Annotated[bool, typer.Option("--wait", help="With redrive: wait for the outcome.")] = False,
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
         if (letter_id is None) == (signature is None):
@@ -165,7 +166,7 @@ def _add_command(act: OperatorAction) -> None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
                 signed_action = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
             request = DeadLetterActionRequest(
-                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action
+                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action, wait=wait
             )
             target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
                 "DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt

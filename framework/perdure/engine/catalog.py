@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final, Literal
 
+from perdure._runtime.admin_url import admin_url
 from perdure._runtime.json_schemas import mismatch, schema_of_value
+from perdure.engine.admin import AdminClient
 from perdure.serving.declarations import PLATFORM_METADATA, TARGETS_METADATA, describe
 from perdure.targets import Target
 
-__all__ = ["SINGLETONS", "Catalog", "Problem", "conflicts"]
+__all__ = ["SINGLETONS", "Catalog", "Problem", "conflicts", "find_problem"]
 
 SINGLETONS: Final = frozenset({"Approvals", "DeadLetters", "Rollbacks", "Schedules"})
 """Services that one engine can have once: a second one would take over the work of the first."""
@@ -122,6 +124,20 @@ def _input_difference(handler: Mapping[str, Any], written: Any) -> str | None:
     if str(handler.get("input_description", "")) not in ("none", "*/*") or written in (True, {}, {"type": "null"}):
         return None
     return "it takes none"
+
+
+async def find_problem(service: str, handler: str, key: str | None, payload: Any) -> tuple[Field, str] | None:
+    """Return the field and the reason why a request would fail, or None. Without PERDURE_ADMIN_URL, return None.
+
+    Raises:
+        EngineError: The admin API does not answer.
+    """
+    if (url := admin_url()) is None:
+        return None
+    async with AdminClient(url) as admin:
+        catalog = Catalog(await admin.services())
+    problem = catalog.request_problem(service, handler, key, payload)
+    return None if problem is None else (problem.field, f"{problem.target}: {problem.text}")
 
 
 def conflicts(deployments: Sequence[Mapping[str, Any]]) -> Iterator[str]:

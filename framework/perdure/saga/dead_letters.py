@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import restate
 from pydantic import BaseModel
 
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga.messages import (
     ActionReceipt,
     BulkActionReceipt,
@@ -28,6 +30,7 @@ from perdure.saga.messages import (
     DeadLetterPage,
     StepAction,
     act_on_step,
+    rollback_status,
 )
 from perdure.saga.policy import error_signature
 from perdure.saga.schema import (
@@ -40,7 +43,10 @@ from perdure.saga.schema import (
     StepProgress,
     StepRecord,
 )
+from perdure.saga.status import CompensationState
 from perdure.state import State
+
+_OUTCOME_POLLS: Final = RetryPolicy(timedelta(milliseconds=200), max_interval=timedelta(seconds=5), max_attempts=64)
 
 dead_letters = restate.Service(DEAD_LETTERS, description="Steps that need an operator action.")
 index = restate.VirtualObject(DEAD_LETTER_INDEX, description="Index of the dead letters.", ingress_private=True)
@@ -180,7 +186,19 @@ async def _act(ctx: restate.Context, action: OperatorAction, request: DeadLetter
         payload=request.payload,
         proof=request.proof,
     )
-    return await ObjectClient(ctx, act_on_step, saga_id).call(step_action)
+    receipt = await ObjectClient(ctx, act_on_step, saga_id).call(step_action)
+    return await _await_outcome(ctx, saga_id, step_action.position, receipt) if request.wait else receipt
+
+
+async def _await_outcome(ctx: restate.Context, saga_id: str, position: int, receipt: ActionReceipt) -> ActionReceipt:
+    """Wait until a redriven compensation has ended, and return the receipt with its state."""
+    polls = 0
+    while receipt.state is CompensationState.PENDING and _OUTCOME_POLLS.permits(polls := polls + 1):
+        await ctx.sleep(scaled(_OUTCOME_POLLS.delay_after(polls)), "before the outcome of the redrive")
+        status = await ObjectClient(ctx, rollback_status, saga_id).call()
+        state = next((step.state for step in status.all_steps if step.position == position), receipt.state)
+        receipt = receipt.model_copy(update={"state": state})
+    return receipt
 
 
 def definitions() -> list[restate.Service | restate.VirtualObject]:

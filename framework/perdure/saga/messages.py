@@ -305,6 +305,7 @@ class DeadLetterActionRequest(_Input):
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
         proof: The operator's signature (`perdure.saga.signatures.sign_action`), where actions must be signed.
+        wait: With a redrive: wait up to five minutes for the end of the compensation.
     """
 
     id: str
@@ -312,6 +313,7 @@ class DeadLetterActionRequest(_Input):
     reason: Reason = ""
     payload: JsonValue = None
     proof: SignedAction | None = None
+    wait: bool = False
 
 
 class BulkActionRequest(_Input):

@@ -41,6 +41,7 @@ from perdure.saga.messages import (
     StepAction,
     StepStatus,
 )
+from perdure.saga.payload_check import check_payload
 from perdure.saga.policy import (
     after_failure,
     after_success,
@@ -310,6 +311,8 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
     if request.act is OperatorAction.REDRIVE and step.compensation is None:
         raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
+    if step.compensation is not None and request.payload is not None:
+        await check_payload(ctx, step.compensation, request.payload)
     letter_id = f"{saga.saga_id}/{step.position}"
     if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
         await remove_dead_letter(ctx, letter_id)

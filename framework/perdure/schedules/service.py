@@ -16,12 +16,10 @@ from typing import Any, Final
 
 import restate
 
-from perdure._runtime.admin_url import admin_url
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
-from perdure.engine.admin import AdminClient
-from perdure.engine.catalog import Catalog
+from perdure.engine.catalog import find_problem
 from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
@@ -424,17 +422,8 @@ def _check_name(name: str) -> None:
 
 async def _check_registered(ctx: restate.ObjectContext, spec: ScheduleSpec) -> None:
     """Refuse a target that is not registered, or does not accept the key or the payload."""
-    url, target = admin_url(), spec.target
-    if url is None:
-        return
-
-    async def find() -> tuple[str, str] | None:
-        async with AdminClient(url) as admin:
-            catalog = Catalog(await admin.services())
-        problem = catalog.request_problem(target.service, target.handler, target.key, spec.payload)
-        return None if problem is None else (problem.field, f"{problem.target}: {problem.text}")
-
-    found = await run_with_retry(ctx, _CHECK, find)
+    target = spec.target
+    found = await run_with_retry(ctx, _CHECK, find_problem, target.service, target.handler, target.key, spec.payload)
     if found is not None:
         field = "target.key" if found[0] == "key" else found[0]
         raise InvalidInput(f"{field}: {found[1]}", metadata={"field": field})
