@@ -1,4 +1,4 @@
-"""The handlers that are registered with the engine, and what does not fit among them.
+"""Catalogue of the handlers that are registered with the engine, and of the calls among them that would fail.
 
 A call of a missing handler is retried for ever, and a call of a handler with other types fails at each execution. The
 catalogue finds both before a call is made, from the types that the engine has discovered.

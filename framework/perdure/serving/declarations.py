@@ -1,4 +1,4 @@
-"""What a served service declares to the engine beyond its handlers: its platform, and the targets that it calls.
+"""Declarations of a served service beyond its handlers: its platform, and the targets that it calls.
 
 The declarations are metadata of the service, which the engine stores with the registration. `perdure.engine.catalog`
 compares them with the other registered services.
@@ -14,11 +14,12 @@ import json
 import os
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import restate
 
 from perdure._runtime.serdes import serde_for
+from perdure.errors import ConfigurationError
 from perdure.targets import Target, handler_target
 
 __all__ = ["PLATFORM_METADATA", "PLATFORM_SETTING", "TARGETS_METADATA", "declared", "targets_used"]
@@ -58,9 +59,16 @@ def describe(target: Target[Any, Any, Any]) -> dict[str, Any]:
         "service": target.service,
         "handler": target.handler,
         "keyed": target.keyed,
-        "input": serde_for(target.input).json_schema("serialization"),
-        "output": serde_for(target.output).json_schema("validation"),
+        "input": _schema(target.input, "serialization"),
+        "output": _schema(target.output, "validation"),
     }
+
+
+def _schema(type_: Any, mode: Literal["validation", "serialization"]) -> Any:
+    try:
+        return serde_for(type_).json_schema(mode)
+    except ConfigurationError:  # a type that only the SDK's serdes support is not compared
+        return True
 
 
 def targets_used(function: Callable[..., Any]) -> list[Target[Any, Any, Any]]:
@@ -76,11 +84,18 @@ def targets_used(function: Callable[..., Any]) -> list[Target[Any, Any, Any]]:
                 found[id(value)] = value
             elif isinstance(value, types.FunctionType) and id(value) not in seen:
                 seen.add(id(value))
-                if (target := handler_target(value)) is not None:
+                if (target := _handler_target(value)) is not None:
                     found[id(target)] = target
-                elif not value.__module__.startswith(_OWN):
+                elif not (value.__module__ or "").startswith(_OWN):
                     waiting.append(value)
     return list(found.values())
+
+
+def _handler_target(function: Callable[..., Any]) -> Target[Any, Any, Any] | None:
+    try:
+        return handler_target(function)
+    except NameError:  # annotations of a handler of the SDK that cannot be resolved
+        return None
 
 
 def _named_values(function: Callable[..., Any]) -> Iterator[Any]:
