@@ -28,6 +28,8 @@ else:
 
 I = TypeVar("I")  # noqa: E741 - the SDK's name for the input
 O = TypeVar("O")  # noqa: E741 - the SDK's name for the output
+A = TypeVar("A")  # the input of a handler without output
+B = TypeVar("B")  # the output of a handler without input
 K = TypeVar("K", default=None)
 """The type of the key: None for the handler of a service, str for that of a virtual object or workflow."""
 
@@ -68,9 +70,9 @@ class Target(Generic[I, O, K]):
     @overload
     def __init__(self: Target[None, None], service: str, handler: str, input: None, output: None) -> None: ...
     @overload
-    def __init__(self: Target[None, O], service: str, handler: str, input: None, output: type[O]) -> None: ...
+    def __init__(self: Target[None, B], service: str, handler: str, input: None, output: type[B]) -> None: ...
     @overload
-    def __init__(self: Target[I, None], service: str, handler: str, input: type[I], output: None) -> None: ...
+    def __init__(self: Target[A, None], service: str, handler: str, input: type[A], output: None) -> None: ...
     @overload
     def __init__(self, service: str, handler: str, input: type[I], output: type[O]) -> None: ...
     def __init__(self, service: str, handler: str, input: Any, output: Any) -> None:  # noqa: A002 - the field's name
@@ -111,9 +113,9 @@ class KeyedTarget(Target[I, O, str]):
     @overload
     def __init__(self: KeyedTarget[None, None], service: str, handler: str, input: None, output: None) -> None: ...
     @overload
-    def __init__(self: KeyedTarget[None, O], service: str, handler: str, input: None, output: type[O]) -> None: ...
+    def __init__(self: KeyedTarget[None, B], service: str, handler: str, input: None, output: type[B]) -> None: ...
     @overload
-    def __init__(self: KeyedTarget[I, None], service: str, handler: str, input: type[I], output: None) -> None: ...
+    def __init__(self: KeyedTarget[A, None], service: str, handler: str, input: type[A], output: None) -> None: ...
     @overload
     def __init__(self, service: str, handler: str, input: type[I], output: type[O]) -> None: ...
     def __init__(self, service: str, handler: str, input: Any, output: Any) -> None:  # noqa: A002 - the field's name
@@ -191,5 +193,5 @@ def handler_target(function: Callable[..., Any]) -> Target[Any, Any, Any] | None
     declared = sdk.sdk_handler_types(function)
     if declared is None:
         return None
-    kind, *types = declared
-    return (Target if kind == "service" else KeyedTarget)(*types)
+    kind, service, name, input_type, output_type = declared
+    return (Target if kind == "service" else KeyedTarget)(service, name, input_type, output_type)
