@@ -144,6 +144,8 @@ def _reads(given: str, wanted: str, reader: dict[str, Any], writer: dict[str, An
         return True
     if wanted in ("integer", "number") and given == "string":
         return "const" not in writer or bool(_NUMBER.match(str(writer["const"])))
+    if wanted in ("integer", "number") and given == "boolean":
+        return True
     if wanted == "boolean":
         return given in ("string", "integer", "number")
     # Times and durations are read from numbers.
