@@ -14,7 +14,7 @@ from benchmarks.load import BenchmarkError, Saga
 from benchmarks.measure import Side
 from benchmarks.messages import STEPS, Confirmation, Trip
 from benchmarks.variants import Shape, Variant
-from perdure import IngressClient, Target
+from perdure import IngressClient, KeyedTarget
 from perdure._runtime.ports import free_ports
 from perdure.dev.processes import ChildProcess
 from perdure.engine import EngineConfig, EngineProcess
@@ -140,7 +140,7 @@ async def _listens(port: int) -> bool:
 
 async def _checked(ingress_url: str, workflow: str) -> bytes:
     """Check a successful and a failing saga; return the response of the successful one."""
-    run = Target(workflow, "run", Trip, Confirmation)
+    run = KeyedTarget(workflow, "run", Trip, Confirmation)
     expected = Confirmation(references=[f"{step} for {_ORDER.traveller}" for step in STEPS])
     async with IngressClient(ingress_url) as ingress:
         if (confirmed := await ingress.call(run, _ORDER, key="checked")) != expected:

@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
@@ -20,6 +21,11 @@ READ_ONLY: Final = "sqlite_read_only"
 """Execution option of a read-only connection, which waits for no writer."""
 
 _POLL = 0.02
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of a database file, with the characters quoted that have a meaning in URLs."""
+    return f"sqlite:///{quote(str(file.resolve()), safe='/ ')}"
 
 
 async def make_file(file: Path, *, wait: timedelta) -> None:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     )
     from perdure.state import MutableState, ReadOnlyState, State, clear_all
     from perdure.status import StatusData, WorkflowStatus, update_status
-    from perdure.targets import Target
+    from perdure.targets import KeyedTarget, Target
     from perdure.timers import WorkflowTimer
     from perdure.workflow_config import WorkflowConfig
 
@@ -107,7 +107,7 @@ _MODULES = {
     ),
     "perdure.state": "MutableState ReadOnlyState State clear_all",
     "perdure.status": "StatusData WorkflowStatus update_status",
-    "perdure.targets": "Target",
+    "perdure.targets": "KeyedTarget Target",
     "perdure.timers": "WorkflowTimer",
     "perdure.workflow_config": "WorkflowConfig",
 }
@@ -116,7 +116,8 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     # Services and handlers
-    "ControlPlaneService", "DataPlaneContext", "DataPlaneService", "Orchestration", "Target", "handler", "serve",
+    "ControlPlaneService", "DataPlaneContext", "DataPlaneService", "KeyedTarget", "Orchestration", "Target", "handler",
+    "serve",
     # Sagas
     "CompensationStrategy", "SafeStep", "Saga", "SagaConfig", "Step",
     # Side effects

@@ -19,12 +19,13 @@ from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_invocation_id
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import CheckedSerde, serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.guardrails import guardrail
 from perdure.idempotency import check_idempotency_key
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, target_of
 
 I = TypeVar("I")  # noqa: E741 - the SDK's name for the input
 O = TypeVar("O")  # noqa: E741 - the SDK's name for the output
@@ -45,7 +46,7 @@ class ResponseSerde(CheckedSerde[O], Generic[O]):
         target: The handler, for the message.
     """
 
-    def __init__(self, target: Target[Any, O]) -> None:
+    def __init__(self, target: Target[Any, O, Any]) -> None:
         super().__init__(target.output)
         self._target = target
 
@@ -118,10 +119,10 @@ class SentInvocation:
 
 
 class _Client(Generic[I, O]):
-    def __init__(self, ctx: restate.Context, target: Target[I, O], key: str | None) -> None:
+    def __init__(self, ctx: restate.Context, target: Target[I, O, Any], key: str | None) -> None:
         self._ctx = ctx
         self.target = target
-        self._key = key
+        self._key = check_key(target, key)
         self._input = serde_for(target.input)
         self._output = ResponseSerde(target)
 
@@ -196,6 +197,18 @@ class _Client(Generic[I, O]):
         Returns:
             The invocation.
         """
+        delay = None if delay is None else scaled(delay)
+        return self.send_scaled(request, delay, idempotency_key=idempotency_key, headers=headers)
+
+    def send_scaled(
+        self,
+        request: I,
+        delay: timedelta | None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> SentInvocation:
+        """Start the handler after a delay that is already scaled, such as the time until a stored deadline."""
         self._check(idempotency_key, call=False)
         handle = self._ctx.generic_send(
             self.target.service,
@@ -230,15 +243,18 @@ class ServiceClient(_Client[I, O]):
     Args:
         ctx: The caller's context.
         handler: A target, or the handler's function.
+
+    Raises:
+        InvalidInput: The handler belongs to a virtual object or workflow.
     """
 
     @overload
     def __init__(self, ctx: restate.Context, handler: Target[I, O]) -> None: ...
     @overload
-    def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]]) -> None: ...
+    def __init__(self, ctx: restate.Context, handler: Callable[[ServiceContext, I], Awaitable[O]]) -> None: ...
     @overload
     def __init__(
-        self: ServiceClient[None, R], ctx: restate.Context, handler: Callable[[Any], Awaitable[R]]
+        self: ServiceClient[None, R], ctx: restate.Context, handler: Callable[[ServiceContext], Awaitable[R]]
     ) -> None: ...
     def __init__(self, ctx: restate.Context, handler: Any) -> None:
         super().__init__(ctx, target_of(handler), None)
@@ -251,10 +267,13 @@ class ObjectClient(_Client[I, O]):
         ctx: The caller's context.
         handler: A target, or the handler's function.
         key: The object's key.
+
+    Raises:
+        InvalidInput: The key is empty.
     """
 
     @overload
-    def __init__(self, ctx: restate.Context, handler: Target[I, O], key: str) -> None: ...
+    def __init__(self, ctx: restate.Context, handler: KeyedTarget[I, O], key: str) -> None: ...
     @overload
     def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]], key: str) -> None: ...
     @overload
@@ -272,10 +291,13 @@ class WorkflowClient(_Client[I, O]):
         ctx: The caller's context.
         handler: A target, or the handler's function.
         key: The workflow's key; its main handler runs once per key.
+
+    Raises:
+        InvalidInput: The key is empty.
     """
 
     @overload
-    def __init__(self, ctx: restate.Context, handler: Target[I, O], key: str) -> None: ...
+    def __init__(self, ctx: restate.Context, handler: KeyedTarget[I, O], key: str) -> None: ...
     @overload
     def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]], key: str) -> None: ...
     @overload
@@ -336,15 +358,15 @@ class WorkflowClient(_Client[I, O]):
             Cancelled: This invocation was cancelled.
         """
         result = self.attach_future(invocation_id)
-        limit = self._ctx.sleep(max(within, timedelta(0)), f"output of {self.target}")
+        limit = self._ctx.sleep(max(scaled(within), timedelta(0)), f"output of {self.target}")
         if not await done_before(result, limit, f"the output of {self.target}"):
             return WorkflowOutput(None, ready=False)
         return WorkflowOutput(await result, ready=True)
 
     @overload
-    async def signal(self, handler: Target[SI, SO] | Callable[[Any, SI], Awaitable[SO]], request: SI) -> SO: ...
+    async def signal(self, handler: KeyedTarget[SI, SO] | Callable[[Any, SI], Awaitable[SO]], request: SI) -> SO: ...
     @overload
-    async def signal(self, handler: Target[None, SO] | Callable[[Any], Awaitable[SO]]) -> SO: ...
+    async def signal(self, handler: KeyedTarget[None, SO] | Callable[[Any], Awaitable[SO]]) -> SO: ...
     async def signal(self, handler: Any, request: Any = NO_REQUEST) -> Any:
         """Call a shared handler of the same workflow, for example one that resolves a promise.
 
@@ -367,7 +389,16 @@ class WorkflowClient(_Client[I, O]):
                 f"a client of {self.target} cannot signal {target}: call a shared handler of the same workflow",
                 metadata={"field": "handler"},
             )
-        return await WorkflowClient(self._ctx, target, self._workflow).call(request)
+        return await client_of(self._ctx, target, self._workflow).call(request)
+
+
+def client_of(ctx: restate.Context, target: Target[I, O, Any], key: str | None) -> _Client[I, O]:
+    """Return the client of a target that belongs to a service, virtual object or workflow.
+
+    Raises:
+        InvalidInput: The key of a virtual object or workflow is missing or empty.
+    """
+    return _Client(ctx, target, key)
 
 
 @dataclass(frozen=True)

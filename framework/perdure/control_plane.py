@@ -97,7 +97,7 @@ class ControlPlaneService:
         self._public = public
         self._errors = errors
         self._expected_steps: int | None = None
-        self._main: Target[Any, Any] | None = None
+        self._main: Target[Any, Any, Any] | None = None
         self._compensations = Compensations(name, errors=errors)
         self._main_options: dict[str, Any] = {}
         if config is not None:

@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import restate
@@ -15,9 +16,9 @@ from perdure._runtime.outcomes import as_exception
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure._runtime.user_code import run_handler
 from perdure.error_mapping import ErrorMapping, mapped_errors
-from perdure.errors import ConfigurationError, PerdureTerminalError, reportable
+from perdure.errors import ConfigurationError, InvalidInput, PerdureTerminalError, reportable
 from perdure.observability.lifecycle import HandlerRole, observe_attempt
-from perdure.targets import Target, register_target
+from perdure.targets import KeyedTarget, Target, check_key, register_target
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -106,7 +107,7 @@ def bind(
     role: HandlerRole = HandlerRole.HANDLER,
     read_only: bool = False,
     **options: Any,
-) -> Target[Any, Any]:
+) -> Target[Any, Any, Any]:
     """Add a handler to a service of the SDK and return its target.
 
     Args:
@@ -125,7 +126,8 @@ def bind(
     """
     if name in definition.handlers:
         raise ConfigurationError(f"{definition.name} already has a handler '{name}'; choose another name")
-    target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
+    kind_of_target = Target if isinstance(definition, restate.Service) else KeyedTarget
+    target: Target[Any, Any, Any] = kind_of_target(definition.name, name, signature.input, signature.output)
     output: TypedSerde[Any] = serde_for(signature.output)
     if output.unwritable is not None:
         raise ConfigurationError(f"{target}: no response of type {output.type_name} can be read: {output.unwritable}")
@@ -137,6 +139,7 @@ def bind(
         options["metadata"] = {**(options.get("metadata") or {}), READ_ONLY: "true"}
 
     async def work(ctx: Any, request: Any) -> Written:
+        _check_invocation(ctx, target)
         response = await _reporting(invoke(ctx, request))
         written = response if isinstance(response, Written) else serialize_response(response, output, target)
         sdk.check_answer(ctx, len(written))
@@ -151,6 +154,8 @@ def bind(
         function: Any = with_input
         parameters = [("ctx", Any), ("request", signature.input)]
     else:
+        # Clients such as urllib send a content type with an empty body.
+        options["accept"] = "*/*"
 
         async def without_input(ctx: Any) -> Any:
             sdk.guard(ctx)
@@ -165,6 +170,7 @@ def bind(
         return_annotation=None if signature.output is type(None) else signature.output,
     )
     function.__name__ = name
+    function.__wrapped__ = signature.function
     function.__doc__ = signature.function.__doc__
     serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": OutputSerde()}
     decorate: Callable[..., Any] = definition.handler
@@ -173,6 +179,7 @@ def bind(
     elif isinstance(definition, restate.Workflow) and kind == "main":
         decorate = definition.main
     decorate(name=name, **serdes, **options)(function)
+    _publish_types(definition.handlers[name].handler_io, signature)
     return target
 
 
@@ -186,7 +193,27 @@ async def _reporting(work: Awaitable[T]) -> T:
         raise
 
 
-def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
+def _publish_types(handler_io: Any, signature: HandlerSignature[Any]) -> None:
+    """Set the schemas that the engine discovers; the SDK has those of pydantic models only."""
+    if handler_io.output_type is not None:
+        output: TypedSerde[Any] = serde_for(signature.output)
+        handler_io.output_type.generate_json_schema = partial(output.json_schema, "serialization")
+    if signature.takes_input:
+        handler_io.input_type.generate_json_schema = serde_for(signature.input).json_schema
+    else:
+        # For a handler that declares no input, the engine refuses every content type.
+        handler_io.input_type = None
+
+
+def _check_invocation(ctx: restate.Context, target: Target[Any, Any, Any]) -> None:
+    """Refuse an empty key, which the engine accepts from handlers, and a body that the handler does not take."""
+    if target.keyed:
+        check_key(target, sdk.invocation_of(ctx)[1])
+    if target.input is type(None) and sdk.has_body(ctx):
+        raise InvalidInput(f"{target} takes no input: send an empty body", metadata={"field": "body"})
+
+
+def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any, Any]) -> Written:
     """Return the bytes of a handler's response; raise a terminal 500 if it does not match its type."""
     try:
         return Written(serde.write(response, f"the response of {target}"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+from typing import Final
 
 from perdure._runtime.engine_texts import check_name
 from perdure.errors import InvalidInput
@@ -14,6 +17,16 @@ _TIMESTAMP = re.compile(r"\d{10,}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TIMESTAMP_TEXT = "idempotency key may contain non-deterministic timestamp: {}"
 MAX_KEY_LENGTH = 512
+_MAX_PLAIN_CHILD_KEY: Final = 64
+_KEPT_OF_PARENT: Final = 24
+_DIGEST_LENGTH: Final = 24
+_CHILD_DIGEST: Final = re.compile(rf"~[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
+
+KEY_REUSED: Final = "the workflow method was already invoked"
+"""The engine's error for a workflow key that was used before."""
+
+KEY_IS_USED_ONCE: Final = "a request uses up its key, even if the handler rejects it"
+
 VALIDATION_VARIABLE = "PERDURE_IDEMPOTENCY_VALIDATION"
 
 
@@ -37,6 +50,24 @@ def join_key(*parts: str) -> str:
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidInput(f"idempotency key is {len(key)} characters long; at most {MAX_KEY_LENGTH} are allowed")
     return key
+
+
+def child_key(parent: str, name: str) -> str:
+    """Return the key of a child saga: the parent's key and the step's name, or a digest of both when that is long.
+
+    The digest keeps the keys of deeply nested sagas short. Different parents or names give different keys.
+
+    Args:
+        parent: The parent's key.
+        name: The name of the step that runs the child.
+    """
+    if len(parent) + len(name) < _MAX_PLAIN_CHILD_KEY:
+        key = join_key(parent, name)
+        if len(key) <= _MAX_PLAIN_CHILD_KEY and key.isprintable() and not _CHILD_DIGEST.search(key):
+            return key
+    digest = hashlib.sha256(json.dumps([parent, name]).encode()).hexdigest()[:_DIGEST_LENGTH]
+    start = "".join(character for character in parent[:_KEPT_OF_PARENT] if character.isprintable())
+    return f"{start}~{digest}"
 
 
 def validate_idempotency_key(key: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -85,7 +84,7 @@ def _settings() -> ConsoleSettings:
     try:
         settings = ConsoleSettings.read()
         # SQLite would create a new database, which no console uses.
-        if settings.database_url is None and not Path(settings.database.removeprefix("sqlite:///")).is_file():
+        if settings.database_url is None and not settings.database_file.is_file():
             raise ConfigurationError(
                 f"no console database in {settings.local_dir.resolve()}: run the command where the platform runs, "
                 "or set PERDURE_LOCAL_DIR"

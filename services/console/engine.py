@@ -69,7 +69,7 @@ class EngineClient:
         async with http_client(ingress_url, admin_url, timeout=timeout, limits=limits) as http:
             yield cls(ingress_url, admin_url, http, codec)
 
-    async def call(self, target: Target[I, O], request: I | None = None, *, key: str | None = None) -> O:
+    async def call(self, target: Target[I, O, Any], request: I | None = None, *, key: str | None = None) -> O:
         """Call a handler.
 
         Raises:
@@ -79,9 +79,8 @@ class EngineClient:
         name = "/".join(part for part in (target.service, key, target.handler) if part)
         is_action = target.handler not in _READ_HANDLERS
         hint = f"{name} under Invocations and the object that it changes" if is_action else None
-        if target.input is type(None):
-            return await _translated(self._ingress.call(target, key=key), hint)
-        return await _translated(self._ingress.call(target, request, key=key), hint)  # type: ignore[arg-type]  # input is not None
+        # The client refuses a request or key that does not fit the target.
+        return await _translated(self._ingress.call(target, request, key=key), hint)  # type: ignore[arg-type]
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
         """Run an SQL query."""

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel
 
-from perdure import Target
+from perdure import KeyedTarget
 from perdure.observability.logging import get_logger
 from services.console.auth.users import Users
 from services.console.engine import EngineClient
@@ -31,7 +31,7 @@ class _Accepted(BaseModel):
     pass
 
 
-_put = Target("Principals", "put", cast("type[dict[str, Any]]", dict[str, Any]), _Accepted)
+_put = KeyedTarget("Principals", "put", cast("type[dict[str, Any]]", dict[str, Any]), _Accepted)
 
 
 class RightsPublisher:

@@ -18,6 +18,7 @@ from perdure.security import PublicKey
 from perdure.security.config import Networks
 from perdure.security.keys import parse_keys
 from perdure.security.secrets import SettingsWithSecretFiles
+from services.sqlite import sqlite_url
 
 _PREFIX = "PERDURE_CONSOLE_"
 _MIN_PASSWORD_MEMORY = 19 * 1024
@@ -180,7 +181,12 @@ class ConsoleSettings(SettingsWithSecretFiles):
         """The URL of the database."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.local_dir.resolve() / 'data' / 'console.db'}"
+        return sqlite_url(self.database_file)
+
+    @property
+    def database_file(self) -> Path:
+        """The SQLite file of users and sessions, unless ``database_url`` is set."""
+        return self.local_dir.resolve() / "data" / "console.db"
 
     @property
     def issuer_key(self) -> Path:

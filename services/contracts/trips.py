@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perdure import StatusData, Target
+from perdure import KeyedTarget, StatusData
 from services.contracts.flights import FlightRequest
 from services.contracts.hotels import HotelRequest
 from services.contracts.messages import Email, Message, TripId
@@ -37,5 +37,5 @@ class TripConfirmation(Message):
     status: Literal["confirmed"] = "confirmed"
 
 
-book = Target("Trips", "run", TripRequest, TripConfirmation)
-status: Target[None, StatusData] = Target("Trips", "status", None, StatusData)
+book = KeyedTarget("Trips", "run", TripRequest, TripConfirmation)
+status: KeyedTarget[None, StatusData] = KeyedTarget("Trips", "status", None, StatusData)

@@ -33,8 +33,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from perdure._runtime.places import OutputSource, Place
-from perdure.engine.ingress_requests import open_output
+from perdure.engine.ingress_requests import open_output, path_segment
 from perdure.errors import UnreadableValue
+from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED
 from perdure.observability.logging import get_logger
 from perdure.security import CALLER_HEADER, CallerKind, CallTarget, TrustedKeys
 from perdure.security import Caller as SignedCaller
@@ -50,7 +51,7 @@ from services.console.problems import ConsoleError
 from services.gateway.directory import Directory, Handlers
 from services.gateway.executions import Executions
 from services.gateway.limits import RateLimits
-from services.gateway.paths import GatewayRequest, parse_path
+from services.gateway.paths import PREFIX, GatewayRequest, parse_path
 
 log = get_logger(__name__)
 
@@ -162,6 +163,7 @@ class Gateway:
                 raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
             headers["content-type"] = "application/json"
         if parsed.method == "POST":
+            _check_request(handlers, parsed, body)
             target = CallTarget(service=parsed.service, handler=parsed.handler, key=parsed.key or "")
             headers[CALLER_HEADER] = components.signer.sign_call(
                 caller.identity, target, body, delay=parsed.delay_duration
@@ -249,6 +251,17 @@ async def _body(request: Request, limit: int, timeout: timedelta) -> bytes:
     return bytes(body)
 
 
+def _check_request(handlers: Handlers, request: GatewayRequest, body: bytes) -> None:
+    """Refuse a body that the handler cannot read, before it uses up the key of a workflow."""
+    try:
+        payload = json.loads(body) if body else None
+    except (ValueError, RecursionError) as error:
+        raise ConsoleError(400, "invalid_input", f"the body is not JSON: {error}") from error
+    problem = handlers.catalog.request_problem(request.service, request.handler, request.key, payload)
+    if problem is not None:
+        raise ConsoleError(400, "invalid_input", f"{request.name}: {problem.text}")
+
+
 async def _send(
     components: Components, request: GatewayRequest, headers: dict[str, str], body: bytes
 ) -> httpx.Response:
@@ -278,7 +291,7 @@ def _response(components: Components, request: GatewayRequest, response: httpx.R
     content = response.content
     codec = components.engine.codec
     if not response.is_success:
-        content = _without_trace(content)
+        content = _explained(content, request)
     elif codec is not None and request.operation != "send":
         try:
             source = OutputSource("", request.service, request.key or "", request.handler)
@@ -290,8 +303,8 @@ def _response(components: Components, request: GatewayRequest, response: httpx.R
     return Response(content, response.status_code, headers)
 
 
-def _without_trace(content: bytes) -> bytes:
-    """Remove the stack trace that a handler without retries leaves in its error message."""
+def _explained(content: bytes, request: GatewayRequest) -> bytes:
+    """Remove the stack trace that a handler without retries leaves in its error message, and explain a used key."""
     try:
         problem: Any = json.loads(content)
     except ValueError:
@@ -299,4 +312,7 @@ def _without_trace(content: bytes) -> bytes:
     if not isinstance(problem, dict) or not isinstance(problem.get("message"), str):
         return content
     message = f"\n{problem['message']}".partition("\nTraceback")[0].strip() or "the handler failed"
+    if message == KEY_REUSED:
+        workflow = f"{path_segment(request.service)}/{path_segment(request.key or '')}"
+        message = f"{message}: {KEY_IS_USED_ONCE}. Attach with GET {PREFIX}/restate/workflow/{workflow}/attach"
     return json.dumps({**problem, "message": message}).encode()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from perdure.engine.catalog import Catalog
 from perdure.handlers import READ_ONLY
 from services.console.engine import EngineClient
 
@@ -26,12 +27,14 @@ class Handlers:
         reading: The public handlers that are marked as read-only. A shared handler is not read-only by itself: it may
             resolve promises or send.
         mains: The main handlers of workflows, by service.
+        catalog: The types of all handlers.
     """
 
     keyed: frozenset[str] = frozenset()
     public: frozenset[str] = frozenset()
     reading: frozenset[str] = frozenset()
     mains: Mapping[str, str] = field(default_factory=dict)
+    catalog: Catalog = field(default_factory=lambda: Catalog([]))
 
 
 @dataclass
@@ -54,7 +57,8 @@ class Directory:
     async def _read(self) -> Handlers:
         keyed, public, reading = set(), set(), set()
         mains: dict[str, str] = {}
-        for service in await self.engine.services():
+        services = await self.engine.services()
+        for service in services:
             name = service["name"]
             if service.get("ty") != "Service":
                 keyed.add(name)
@@ -68,4 +72,4 @@ class Directory:
                 is_marked = (handler.get("metadata") or {}).get(READ_ONLY) == "true"
                 if is_marked and handler.get("ty") not in _WRITING:
                     reading.add(f"{name}/{handler['name']}")
-        return Handlers(frozenset(keyed), frozenset(public), frozenset(reading), mains)
+        return Handlers(frozenset(keyed), frozenset(public), frozenset(reading), mains, Catalog(services))

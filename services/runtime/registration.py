@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from perdure.dev.processes import ProcessError
 from perdure.engine.admin import AdminClient
+from perdure.engine.catalog import SINGLETONS, Catalog, conflicts
 from perdure.errors import ConfigurationError, EngineError
+from perdure.observability.logging import get_logger
 from services.runtime.connections import admin_client, answers, open_http
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 
 _POLL = 0.1
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Registration:
 
 
 async def register(admin: AdminClient, registrations: Sequence[Registration], *, beside: bool = False) -> None:
-    """Register services, and move deployments whose address has changed.
+    """Register services, and move deployments whose address has changed. Log the calls that would fail.
 
     Invocations stay on the deployment that they started on. Moving a deployment therefore keeps open invocations
     reachable after a change of address.
@@ -45,11 +49,14 @@ async def register(admin: AdminClient, registrations: Sequence[Registration], *,
             `services.runtime.upgrade`.
 
     Raises:
-        ProcessError: The engine rejects or does not reach a service, or finds other services at its address.
+        ProcessError: The engine rejects or does not reach a service, finds other services at its address, or serves
+            another platform.
     """
     for each in registrations:
         try:
-            for deployment in await admin.deployments():
+            deployments = await admin.deployments()
+            await _refuse_other_platform(admin, deployments, each)
+            for deployment in deployments:
                 if not beside and _has_moved(deployment, each):
                     await admin.move_deployment(deployment["id"], each.url)
             found = await admin.register(each.url)
@@ -62,6 +69,24 @@ async def register(admin: AdminClient, registrations: Sequence[Registration], *,
                 f"{each.service.name} at {each.url} could not be registered: "
                 f"expected {', '.join(missing)}, but it serves {', '.join(sorted(found)) or 'nothing'}"
             )
+    for problem in Catalog(await admin.services()).problems():
+        log.warning("registration.call_would_fail", problem=problem.text)
+
+
+async def _refuse_other_platform(
+    admin: AdminClient, deployments: Sequence[Mapping[str, Any]], wanted: Registration
+) -> None:
+    """Refuse a service that would take over the work of another platform, before the engine knows it."""
+    if not SINGLETONS & set(wanted.service.serves):
+        return
+    others = [
+        await admin.deployment(deployment["id"])
+        for deployment in deployments
+        if _serves(deployment) & SINGLETONS and not _is_at(deployment, wanted.url)
+    ]
+    new = {"uri": wanted.url, "services": await admin.discover(wanted.url)}
+    if problem := next((problem for other in others for problem in conflicts([other, new])), None):
+        raise ProcessError(f"{wanted.service.name} at {wanted.url} is not registered: {problem}")
 
 
 async def register_all(
@@ -113,8 +138,15 @@ async def _wait_until_reachable(admin: AdminClient, registrations: Sequence[Regi
 
 
 def _has_moved(deployment: dict[str, Any], wanted: Registration) -> bool:
-    names = {service["name"] for service in deployment["services"]}
-    return bool(names & set(wanted.service.serves)) and str(deployment["uri"]).rstrip("/") != wanted.url.rstrip("/")
+    return bool(_serves(deployment) & set(wanted.service.serves)) and not _is_at(deployment, wanted.url)
+
+
+def _serves(deployment: Mapping[str, Any]) -> set[str]:
+    return {service["name"] for service in deployment["services"]}
+
+
+def _is_at(deployment: Mapping[str, Any], url: str) -> bool:
+    return str(deployment["uri"]).rstrip("/") == url.rstrip("/")
 
 
 def _one_line(error: Exception) -> str:

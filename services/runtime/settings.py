@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure.errors import ConfigurationError
 from perdure.security.secrets import SettingsWithSecretFiles
+from services.sqlite import sqlite_url
 
 _PREFIX: Final = "PERDURE_"
 _CHECKOUT: Final = Path(__file__).parents[2]
@@ -78,13 +79,4 @@ class PlatformSettings(SettingsWithSecretFiles):
         """The URL of the database."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return sqlite_url(self.local_dir)
-
-
-def sqlite_url(home: Path) -> str:
-    """Return the URL of the SQLite database in a platform's folder.
-
-    Args:
-        home: The folder.
-    """
-    return f"sqlite:///{home.resolve() / 'data' / 'trips.db'}"
+        return sqlite_url(self.local_dir / "data" / "trips.db")

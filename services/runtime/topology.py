@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
-from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name, sqlite_url
+from perdure.serving.declarations import PLATFORM_SETTING
+from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name
+from services.sqlite import sqlite_url
 
 ENGINE: Final = "restate-server"
 """Name of the engine's process, used for its pid file and log."""
@@ -171,7 +174,7 @@ class Topology:
             home=home,
             engine_dir=settings.local_dir.resolve() / "engine",
             engine_config_file=settings.engine_config.resolve(),
-            database_url=sqlite_url(home),
+            database_url=sqlite_url(home / "data" / "trips.db"),
             ingress_port=ingress,
             admin_port=admin,
             node_port=node,
@@ -256,6 +259,11 @@ class Topology:
             extra={"OTEL_SERVICE_NAME": "Restate", **(settings or {})},
         )
 
+    @property
+    def platform(self) -> str:
+        """The name of this platform at the engine, which tells it from another one that uses the same engine."""
+        return hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
+
     def service_environment(self, name: str) -> dict[str, str]:
         """Return the environment variables of a service: addresses and database."""
         prefix = setting_name(name)
@@ -266,6 +274,7 @@ class Topology:
             # The engine starts each trace and decides about sampling.
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "PERDURE_DATABASE_URL": self.database_url,
+            PLATFORM_SETTING: self.platform,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
         }

@@ -116,8 +116,8 @@ def calling(work: Any) -> tuple[sdk.Service, Target[str, list[str]]]:
     return service, Target("Callers", "go", str, list[str])
 
 
-async def done(restate, did: Recording, work: Any) -> list[str]:
+async def done(restate, did: Recording, work: Any, *, check_targets: bool = True) -> list[str]:
     service, go = calling(work)
-    env = await restate.serve(service, *callees(did))
+    env = await restate.serve(service, *callees(did), check_targets=check_targets)
     async with IngressClient(env.ingress) as ingress:
         return await ingress.call(go, str(uuid4()))

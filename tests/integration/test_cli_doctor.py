@@ -8,14 +8,19 @@ from collections.abc import AsyncIterator
 import pytest
 from typer.testing import CliRunner
 
-from perdure import DataPlaneContext, DataPlaneService
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target
 from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.cli import options
 from perdure.cli.main import app
+from perdure.dev.processes import ProcessError
 from perdure.engine.admin import AdminClient
+from perdure.saga import hosting
 from perdure.serving import Servable, build_app, listening
+from perdure.serving.declarations import PLATFORM_SETTING
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers
+from services.runtime.registration import Registration, register
+from services.runtime.topology import ServiceSpec
 
 OTHER_ENGINE = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
 
@@ -114,3 +119,45 @@ async def test_report_failed_discovery(server, admin, status):
         line, lines = await run_doctor(server, listener.url)
     assert line.startswith(f"!! services at {listener.url} (DoctoredShop) return {status} for /discover ")
     assert not any("only the engine may discover" in each for each in lines)
+
+
+def sagas(name: str) -> list[Servable]:
+    """A platform of its own: a saga that calls a handler with another type, and the services of sagas."""
+    orders = ControlPlaneService(name)
+    sell = Target("DoctoredShop", "sell", int, str)
+    gone = Target("DoctoredShop", "gone", None, None)
+
+    @orders.main
+    async def run(cp: Orchestration) -> None:
+        await cp.call(sell, 5)
+        await cp.call(gone)
+
+    return [orders, *hosting.definitions()]
+
+
+async def test_report_calls_that_would_fail(server, admin):
+    async with listening(build_app(shop(extended=False), *sagas("DoctoredOrders"))) as listener:
+        await admin.register(listener.url)
+        _, lines = await run_doctor(server, listener.url)
+    caller, misfit = "!! targets DoctoredOrders calls DoctoredShop", "the value is an integer, not a string"
+    assert [line for line in lines if line.startswith("!! targets")] == [
+        f"{caller}/gone, but 'DoctoredShop' has no handler 'gone', only sell",
+        f"{caller}/sell, but its input does not fit: {misfit}",
+    ]
+
+
+async def test_second_platform_is_refused_and_reported(server, admin, monkeypatch):
+    monkeypatch.setenv(PLATFORM_SETTING, "east")
+    east = build_app(*sagas("DoctoredEast"))
+    monkeypatch.setenv(PLATFORM_SETTING, "west")
+    west = build_app(*sagas("DoctoredWest"))
+    spec = ServiceSpec("saga", "", "control", ("Rollbacks", "DeadLetters"))
+    async with listening(east) as one, listening(west) as two:
+        await register(admin, [Registration(spec, one.url)])
+        with pytest.raises(ProcessError, match=r"saga at .* is not registered: different platforms serve DeadLetters"):
+            await register(admin, [Registration(spec, two.url)])
+        registered = {str(each["uri"]).rstrip("/") for each in await admin.deployments()}
+        assert (one.url in registered, two.url in registered) == (True, False)
+        await admin.register(two.url)
+        _, lines = await run_doctor(server, two.url)
+        assert any(line.startswith("!! platforms different platforms serve Rollbacks, at") for line in lines)

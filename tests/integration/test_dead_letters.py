@@ -219,7 +219,17 @@ async def test_redrive_with_edited_payload(plant, did):
     works, _ = await plant()
     key, _ = await works.fail(big=11)
     [letter] = (await works.list(1)).items
-    await works.act("redrive", letter.id, payload={"key": key, "name": "big-cut-up", "size": 5})
+    for payload, problem in (
+        ({"key": key, "size": 5}, "name is missing"),
+        ({"key": key, "name": "big", "size": "small"}, "size is a string, not an integer"),
+        ([], "the value is an array, not an object"),
+    ):
+        with pytest.raises(IngressError, match=f"payload: .*: its input does not fit: {problem}") as refused:
+            await works.act("redrive", letter.id, payload=payload)
+        assert (refused.value.status_code, refused.value.metadata["field"]) == (400, "payload")
+    payload = {"key": key, "name": "big-cut-up", "size": 5}
+    receipt = await works.act("redrive", letter.id, payload=payload, wait=True)
+    assert receipt.state == "undone"
     closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key) == ["make big", "scrap big-cut-up"]
     assert closed.audit_log[0].payload == {"key": key, "name": "big-cut-up", "size": 5}

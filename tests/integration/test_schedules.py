@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import IngressClient, Target
+from perdure import IngressClient, KeyedTarget, Target
 from perdure._runtime.time_scale import scaling
 from perdure.errors import IngressError, InvalidInput
 from perdure.schedules import Overlap, ScheduleClient, ScheduleStatus, definitions
@@ -92,7 +92,7 @@ async def test_handler_declares_schedules_and_invalid_are_rejected(restate, did)
         assert (slow.value.status_code, slow.value.code) == (403, "target_refused")
         firing = Firing(generation=1, planned=datetime.now(UTC))
         with pytest.raises(IngressError, match="Schedules/fire is an internal handler"):
-            await schedules.set(name, every=FAR, target=fire_target, request=firing)
+            await schedules.set(name, every=FAR, target=fire_target, request=firing, key="k")
         undo = Target("TripsCompensations", "cancel_flight", str, None)
         with pytest.raises(IngressError, match="TripsCompensations/cancel_flight is an internal handler"):
             await schedules.set(name, every=FAR, target=undo, request="x")
@@ -100,6 +100,17 @@ async def test_handler_declares_schedules_and_invalid_are_rejected(restate, did)
             await schedules.set("a\nb", every=FAR, target=to["build"], request="x")
         with pytest.raises(InvalidInput, match=r"'61 \* \* \* \*' is not a cron expression: bad minute"):
             await schedules.set(name, cron="61 * * * *", target=to["build"], request="x")
+        for target, request, key, field in (
+            (Target("Reports", "born", str, None), "x", None, "target"),
+            (Target("Reports", "build", int, None), 5, None, "payload"),
+            (KeyedTarget("Reports", "build", str, None), "x", "k", "target.key"),
+            (Target("Closing", "close", str, None), "x", None, "target.key"),
+        ):
+            with pytest.raises(IngressError, match=f"{field}: {target}") as mistaken:
+                await schedules.set(name, every=FAR, target=target, request=request, key=key)
+            assert (mistaken.value.status_code, mistaken.value.metadata["field"]) == (400, field)
+        with pytest.raises(InvalidInput, match="Closing/close: the key is missing"):
+            await schedules.set(name, every=FAR, target=to["close"], request="x")
         set_raw = Target("Schedules", "set", dict[str, Any], ScheduleStatus)
         body = {"cron": "every day", "target": {"service": "Reports", "handler": "build"}, "actor": "ada"}
         with pytest.raises(IngressError, match=r"cron: .*'every day' is not a cron expression: wrong number of fields"):

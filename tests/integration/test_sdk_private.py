@@ -103,6 +103,6 @@ def test_read_types_of_sdk_handlers():
     async def handler(ctx: restate_sdk.Context, number: int) -> str | None:
         return str(number)
 
-    assert sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)
+    assert sdk.sdk_handler_types(handler) == ("service", "Facts", "renamed", int, str | None)
     assert sdk.sdk_handler_types(asyncio.sleep) is None
     assert sdk.sdk_handler_types(5) is None

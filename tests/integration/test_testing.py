@@ -24,17 +24,20 @@ from perdure import (
     IngressClient,
     Orchestration,
     SagaConfig,
+    ServiceClient,
     WorkflowTimer,
     handler,
     race_promise_with_timeout,
 )
 from perdure._runtime.time_scale import scaled
+from perdure.approvals import service as approvals
+from perdure.approvals.request import OnTimeout
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture
-from tests.support import eventually
+from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
@@ -45,6 +48,19 @@ sleeper = sdk.Service("TestingSleeper")
 @greeter.handler()
 async def greet(ctx: DataPlaneContext, name: str) -> str:
     return f"hello {name}"
+
+
+delayed: Recording = Recording()
+
+
+@handler(sleeper)
+async def note(ctx: sdk.Context, key: str) -> None:
+    delayed.add(key)
+
+
+@handler(sleeper)
+async def send_later(ctx: sdk.Context, key: str) -> None:
+    await ServiceClient(ctx, note).send(key, delay=timedelta(hours=1))
 
 
 @handler(sleeper)
@@ -69,17 +85,20 @@ async def undo(ctx: sdk.Context, key: str) -> None:
 
 @patient.main()
 async def wait(cp: Orchestration) -> None:
-    """Wait an hour for a promise, an hour between two attempts of a step, and an hour in the rollback."""
+    """Wait an hour for a promise, an approval, between two attempts of a step, and in the rollback."""
 
     async def fail(_key: str) -> None:
         raise Refused("never", 503)
 
     await race_promise_with_timeout(cp.ctx, "promise", timedelta(hours=1), str)
+    assert not await cp.await_human_approval(
+        cp.key, timedelta(hours=1), approvers=["ada"], on_timeout=OnTimeout.REJECT, remind_every=timedelta(minutes=20)
+    )
     retry = RetryPolicy(timedelta(hours=1), max_interval=timedelta(hours=1), max_attempts=2)
     await cp.step("fails", fail, cp.key, compensate=undo.bind(cp.key), retry=retry)
 
 
-services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())
+services = restate_fixture(greeter, sleeper, patient, *hosting.definitions(), *approvals.definitions())
 seen: dict[Mode, str] = {}
 
 
@@ -124,6 +143,11 @@ async def test_time_scale_shortens_an_hour(services: RestateEnvironment, time_sc
             await ingress.call(wait, key=key)
         assert failed.value.metadata["rollback"] == "rolled_back"
         assert compensated.count(key) == 2
+        await ingress.send(note, f"{key} from outside", delay=timedelta(hours=1))
+        await ingress.call(send_later, f"{key} from a handler")
+        await eventually(
+            lambda: {f"{key} from outside", f"{key} from a handler"} <= set(delayed.all()), what="delayed sends"
+        )
     assert time.monotonic() - start < 20
 
 
@@ -169,6 +193,42 @@ def test_setting_mark_and_option_select_modes(tmp_path, restate_servers, options
     listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
     found = re.findall(r"::test_(\w+)\[(\w+)\]", listed)
     assert {name: [mode for each, mode in found if each == name] for name in modes} == modes
+
+
+def test_timeout_names_open_invocations(tmp_path, restate_servers):
+    test = """
+        import pytest
+        import restate as sdk
+        from perdure import IngressClient, handler
+        from perdure.testing.plugin import restate_fixture
+
+        printer = sdk.Service("TimeoutPrinter")
+
+        @handler(printer)
+        async def print_page(ctx: sdk.Context) -> None:
+            raise OSError("out of paper")
+
+        printing = restate_fixture(printer)
+
+        @pytest.mark.restate_modes("http2")
+        async def test_never_ends(printing):
+            async with IngressClient(printing.ingress) as ingress:
+                await ingress.call(print_page)
+    """
+    command = write_session(tmp_path, test, "-o", "perdure_timeout=3")
+    run = subprocess.run(command, env=environment(restate_servers), capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout
+    assert "the test did not end within 3 s (perdure_timeout). Invocations not ended:" in run.stdout
+    described = r"TimeoutPrinter/print_page \(inv_\w+\): \S+, [1-9]\d* failed attempts, .*out of paper"
+    assert re.search(described, run.stdout)
+
+
+@pytest.mark.parametrize("limit", ["-1", "soon", "inf", "nan"])
+def test_reject_invalid_timeout(tmp_path, restate_servers, limit):
+    command = write_session(tmp_path, MARKED, "-o", f"perdure_timeout={limit}", "--restate-modes=http2")
+    run = subprocess.run(command, env=environment(restate_servers), capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert f"the setting perdure_timeout must be a number of seconds, or 0 for no limit; got '{limit}'" in run.stderr
 
 
 def test_reject_unknown_mode(tmp_path, restate_servers):

@@ -11,12 +11,14 @@ from perdure import (
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
+    KeyedTarget,
     ObjectClient,
     ServiceClient,
     Target,
     WorkflowClient,
 )
 from perdure.clients import CallFuture, SentInvocation, WorkflowOutput
+from perdure.schedules import ScheduleClient
 
 
 class Order(BaseModel):
@@ -40,20 +42,37 @@ async def ping(ctx: DataPlaneContext) -> int:
     return 1
 
 
-book = Target("Trips", "run", Order, Receipt)
-release = Target("Trips", "release", str, int)
-many = Target("Trips", "many", list[Order], list[Receipt])
-nothing = Target("Trips", "nothing", None, None)
+counter = restate.VirtualObject("Counter")
+flow = restate.Workflow("Flow")
+
+
+@counter.handler()
+async def count(ctx: restate.ObjectContext, order: Order) -> Receipt:
+    return Receipt(text=order.id)
+
+
+@flow.main()
+async def wait(ctx: restate.WorkflowContext) -> int:
+    return 1
+
+
+make = Target("Flights", "make", Order, Receipt)
+many = Target("Flights", "many", list[Order], list[Receipt])
+nothing = Target("Flights", "nothing", None, None)
+book = KeyedTarget("Trips", "run", Order, Receipt)
+release = KeyedTarget("Trips", "release", str, int)
+pause = KeyedTarget("Trips", "pause", None, None)
 
 
 async def targets(ctx: restate.Context) -> None:
-    assert_type(book, Target[Order, Receipt])
-    assert_type(await ServiceClient(ctx, book).call(Order(id="1")), Receipt)
+    assert_type(make, Target[Order, Receipt])
+    assert_type(book, KeyedTarget[Order, Receipt])
+    assert_type(await ServiceClient(ctx, make).call(Order(id="1")), Receipt)
     assert_type(await ServiceClient(ctx, many).call([Order(id="1")]), list[Receipt])
     assert_type(await ObjectClient(ctx, book, "k").call(Order(id="1")), Receipt)
-    assert_type(ServiceClient(ctx, book).call_async(Order(id="1")), CallFuture[Receipt])
-    assert_type(await ServiceClient(ctx, book).call_async(Order(id="1")), Receipt)
-    assert_type(await ServiceClient(ctx, book).send(Order(id="1")), SentInvocation)
+    assert_type(ServiceClient(ctx, make).call_async(Order(id="1")), CallFuture[Receipt])
+    assert_type(await ServiceClient(ctx, make).call_async(Order(id="1")), Receipt)
+    assert_type(await ServiceClient(ctx, make).send(Order(id="1")), SentInvocation)
     workflow = WorkflowClient(ctx, book, "k")
     assert_type(await workflow.submit(Order(id="1")), str)
     assert_type(await workflow.attach("inv_1"), Receipt)
@@ -62,17 +81,42 @@ async def targets(ctx: restate.Context) -> None:
     assert_type(await workflow.signal(release, "word"), int)
     assert_type(await workflow.signal(reserve, Order(id="1")), Receipt)
     assert_type(await workflow.signal(ping), int)
-    await workflow.signal(nothing)
+    await workflow.signal(pause)
     await ServiceClient(ctx, nothing).call()
     await ServiceClient(ctx, nothing).call(headers={"x-mine": "a"}, idempotency_key="k")
 
-    await ServiceClient(ctx, book).call(Receipt(text="x"))  # type: ignore[arg-type]
-    await ServiceClient(ctx, book).call({"id": "1"})  # type: ignore[arg-type]
+    await ServiceClient(ctx, make).call(Receipt(text="x"))  # type: ignore[arg-type]
+    await ServiceClient(ctx, make).call({"id": "1"})  # type: ignore[arg-type]
     await ServiceClient(ctx, many).send(Order(id="1"))  # type: ignore[arg-type]
     await workflow.submit("1")  # type: ignore[arg-type]
     await workflow.signal(release, 5)  # type: ignore[arg-type]
     await workflow.signal(release)  # type: ignore[arg-type]
     ObjectClient(ctx, book)  # type: ignore[call-overload]
+
+
+async def keys(ctx: restate.Context, ingress: IngressClient, schedules: ScheduleClient) -> None:
+    assert_type(await ObjectClient(ctx, count, "k").call(Order(id="1")), Receipt)
+    assert_type(await WorkflowClient(ctx, wait, "k").call(), int)
+    assert_type(await ingress.call(count, Order(id="1"), key="k"), Receipt)
+    assert_type(await ingress.call(wait, key="k"), int)
+    await schedules.set("nightly", target=book, request=Order(id="1"), key="k")
+    await schedules.set("nightly", target=make, request=Order(id="1"))
+    await schedules.set("nightly", target=ping)
+
+    ServiceClient(ctx, book)  # type: ignore[arg-type]
+    ServiceClient(ctx, count)  # type: ignore[arg-type]
+    ServiceClient(ctx, wait)  # type: ignore[arg-type]
+    ObjectClient(ctx, make, "k")  # type: ignore[call-overload]
+    WorkflowClient(ctx, make, "k")  # type: ignore[call-overload]
+    await ingress.call(book, Order(id="1"))  # type: ignore[arg-type]
+    await ingress.call(make, Order(id="1"), key="k")  # type: ignore[call-overload]
+    await ingress.call(count, Order(id="1"))  # type: ignore[arg-type]
+    await ingress.call(wait)  # type: ignore[arg-type]
+    await ingress.send(book, Order(id="1"))  # type: ignore[arg-type]
+    await ingress.send(pause)  # type: ignore[arg-type]
+    await ingress.attach(make, key="k")  # type: ignore[call-overload]
+    await schedules.set("nightly", target=book, request=Order(id="1"))  # type: ignore[arg-type]
+    await schedules.set("nightly", target=wait)  # type: ignore[arg-type]
 
 
 async def functions(ctx: restate.Context) -> None:
@@ -97,7 +141,8 @@ async def over_the_ingress(ingress: IngressClient) -> None:
     assert_type(await ingress.output(book, invocation_id="inv_1"), Receipt)
     assert_type(await ingress.submit(book, Order(id="1"), key="k"), str)
     assert_type(await ingress.submit(ping, key="k", headers={"x-mine": "a"}), str)
-    await ingress.call(nothing, key="k")
+    await ingress.call(pause, key="k")
+    await ingress.call(nothing)
 
     await ingress.call(book, "1", key="k")  # type: ignore[arg-type]
     await ingress.send(reserve, "1")  # type: ignore[arg-type]
@@ -110,3 +155,4 @@ async def over_the_ingress(ingress: IngressClient) -> None:
 
 def untyped(value: Any) -> None:
     Target("A", "b", "Order", Receipt)  # type: ignore[call-overload]
+    KeyedTarget("A", "b", "Order", Receipt)  # type: ignore[call-overload]

@@ -8,7 +8,16 @@ from typing import assert_type
 import restate
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, SafeStep, Step, Target
+from perdure import (
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    KeyedTarget,
+    Orchestration,
+    SafeStep,
+    Step,
+    Target,
+)
 from perdure.retry import RetryPolicy
 from perdure.saga.compensations import Compensation
 
@@ -25,6 +34,8 @@ class Receipt(BaseModel):
 
 reserve = Target("Flights", "reserve", Order, Receipt)
 ping = Target("Flights", "ping", None, str)
+stay = KeyedTarget("Stays", "run", Order, Receipt)
+check_in = KeyedTarget("Stays", "check_in", None, str)
 trips = ControlPlaneService("Trips")
 hotels = ControlPlaneService("Hotels")
 flights = DataPlaneService("Flights")
@@ -56,7 +67,13 @@ async def book(cp: Orchestration, order: Order) -> Receipt:
     assert_type(await cp.step("h", do_reserve, order, timeout=SECOND), Receipt)
     assert_type(await cp.child("child", reserve_room, order), Receipt)
     assert_type(await cp.call(reserve, order), Receipt)
-    assert_type(await cp.call(do_reserve, order, key="k"), Receipt)
+    assert_type(await cp.call(do_reserve, order), Receipt)
+    assert_type(await cp.call(stay, order, key="k"), Receipt)
+    assert_type(await cp.call(reserve_room, order, key="k"), Receipt)
+    assert_type(await cp.call(check_in, key="k"), str)
+    assert_type(await cp.step("s", stay, order, key="k"), Receipt)
+    assert_type(await cp.step("t", reserve_room, order, key="k"), Receipt)
+    assert_type(await cp.child("u", stay, order), Receipt)
     assert_type(await cp.call(ping), str)
     assert_type(await cp.await_human_approval("a", SECOND), bool)
     assert_type(cp.add_compensation_step("cancel", order), bool)
@@ -69,6 +86,15 @@ async def book(cp: Orchestration, order: Order) -> Receipt:
     await cp.step("d", reserve, order, compensate=cancel)  # type: ignore[call-overload]
     await cp.step("e", reserve, order, compensate="cancel")  # type: ignore[call-overload]
     await cp.call(reserve, "no order")  # type: ignore[arg-type]
+    await cp.call(stay, order)  # type: ignore[arg-type]
+    await cp.call(check_in)  # type: ignore[arg-type]
+    await cp.call(reserve_room, order)  # type: ignore[arg-type]
+    await cp.call(reserve, order, key="k")  # type: ignore[call-overload]
+    await cp.step("v", stay, order)  # type: ignore[arg-type]
+    await cp.step("w", reserve_room, order)  # type: ignore[arg-type]
+    await cp.step("x", reserve, order, key="k")  # type: ignore[call-overload]
+    await cp.child("y", reserve, order)  # type: ignore[arg-type]
+    Step("z", stay, order)  # type: ignore[arg-type]
     await cp.sleep(5)  # type: ignore[arg-type]
     await cp.await_human_approval("a", 5)  # type: ignore[arg-type]
     await cp.await_human_approval("a", SECOND, on_timeout="never")  # type: ignore[arg-type]
@@ -85,7 +111,7 @@ async def reserve_room(cp: Orchestration, order: Order) -> Receipt:
     assert_type(Step("a", reserve, order, undo), Step[Order, Receipt])
 
     SafeStep(cp.saga, "b").with_compensation("cancel")  # type: ignore[arg-type]
-    Step("b", reserve, order, cancel)  # type: ignore[arg-type]
+    Step("b", reserve, order, cancel)  # type: ignore[call-overload]
     return Receipt(text="x")
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from perdure import (
     DataPlaneService,
+    KeyedTarget,
     ObservabilityHooks,
     Orchestration,
     StatusData,
@@ -35,7 +36,7 @@ class Report(BaseModel):
     text: str
 
 
-build = Target("Reports", "build", Day, Report)
+build = KeyedTarget("Reports", "build", Day, Report)
 clean = Target("Reports", "clean", None, None)
 
 
@@ -82,11 +83,11 @@ async def loops(ctx: restate.WorkflowContext) -> None:
 
 async def schedules(ctx: restate.Context) -> None:
     client = ScheduleClient(ctx)
-    assert_type(await client.set("a", every=SECOND, target=build, request=Day(number=1)), ScheduleStatus)
+    assert_type(await client.set("a", every=SECOND, target=build, request=Day(number=1), key="k"), ScheduleStatus)
     assert_type(await client.set("b", cron="0 2 * * *", target=clean), ScheduleStatus)
     assert_type(await client.list(), SchedulePage)
 
-    await client.set("c", every=SECOND, target=build, request="x")  # type: ignore[arg-type]
+    await client.set("c", every=SECOND, target=build, request="x", key="k")  # type: ignore[arg-type]
     await client.set("d", every=60, target=clean)  # type: ignore[call-overload]
 
 
@@ -97,10 +98,10 @@ async def sagas(cp: Orchestration) -> None:
     assert_type(await cp.orchestrate(act), Report)
     assert_type(await cp.child("a", build, Day(number=1)), Report)
     assert_type(cp.add_compensation_step("undo", Day(number=1)), bool)
-    assert_type(Step("a", build, Day(number=1)), Step[Day, Report])
+    assert_type(Step("a", build, Day(number=1), key="k"), Step[Day, Report])
 
     await cp.child("b", build, "x")  # type: ignore[arg-type]
-    Step("b", build, "x")  # type: ignore[arg-type]
+    Step("b", build, "x", key="k")  # type: ignore[arg-type]
     await cp.orchestrate(make)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import GuardrailViolation, InvalidInput
 from perdure.guardrails import GuardrailPolicy, set_policy
-from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key, join_key, validate_idempotency_key
+from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key, child_key, join_key, validate_idempotency_key
 
 # Few letters, to find collisions.
 PARTS = st.lists(st.text("a:\\/.", max_size=4), min_size=1, max_size=4)
@@ -164,3 +164,27 @@ def test_unknown_key_policy_means_warn(monkeypatch, caplog, capsys):
         "Warning: Unknown PERDURE_IDEMPOTENCY_VALIDATION=\"fail\", defaulting to 'warn'\n"
     )
     assert len(caplog.records) == 1
+
+
+NAMES = st.text(st.characters() | st.sampled_from(":\\~a0\n"), max_size=80)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), unique=True, max_size=8))
+def test_child_keys_are_distinct_and_short(parts):
+    keys = [child_key(parent, name) for parent, name in parts]
+    assert len(set(keys)) == len(keys)
+    assert all(1 <= len(key) <= 64 and key.isprintable() for key in keys)
+
+
+@given(st.text(min_size=1, max_size=200), st.lists(NAMES, min_size=1, max_size=12))
+def test_child_key_stays_short_at_any_depth(root, names):
+    seen, key = {root}, root
+    for name in names:
+        key = child_key(key, name)
+        assert key not in seen
+        assert len(key) <= 64
+        seen.add(key)
+
+
+def test_short_child_key_names_parent_and_step():
+    assert child_key("trip-1", "hotel") == "trip-1:hotel"

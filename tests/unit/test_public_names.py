@@ -25,7 +25,7 @@ MODULES = sorted(
 EXPORTS = """
     ApprovalTimeout Cancelled CompensationStrategy ConfigurationError Conflict ControlPlaneService
     DataPlaneContext DataPlaneService DeterministicHelpers FanOutResult Forbidden IngressClient IngressError
-    InvalidInput MutableState NotFound ObjectClient ObservabilityHooks Orchestration PerdureError
+    InvalidInput KeyedTarget MutableState NotFound ObjectClient ObservabilityHooks Orchestration PerdureError
     PromiseRaceResult RaceResult ReadOnlyState Refused RetryExhausted RetryPolicy RunConfig RunExhausted
     SafeStep Saga SagaConfig SecurityConfig SecurityMiddleware SecurityValidator ServiceClient State StatusData
     Step StepFailed StepTimeout Target TerminalError Time Unauthenticated WorkflowClient WorkflowConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import pytest
 import restate
@@ -11,9 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target, handler
-from perdure.errors import ConfigurationError
-from perdure.targets import target_of
+from perdure import (
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    KeyedTarget,
+    Orchestration,
+    Step,
+    Target,
+    handler,
+)
+from perdure.clients import ObjectClient, ServiceClient, WorkflowClient, client_of
+from perdure.engine.ingress_requests import handler_path, invocation_path
+from perdure.errors import ConfigurationError, InvalidInput
+from perdure.targets import check_key, target_of
 
 
 class Order(BaseModel):
@@ -92,7 +103,7 @@ def test_target_of_control_plane_function():
     async def book(cp: Orchestration, order: Order) -> Order:
         return order
 
-    assert target_of(book) == Target("Trips", "run", Order, Order)
+    assert target_of(book) == KeyedTarget("Trips", "run", Order, Order)
 
 
 def test_target_of_handler_on_sdk_service():
@@ -102,7 +113,7 @@ def test_target_of_handler_on_sdk_service():
     async def add(ctx: restate.ObjectContext, value: int) -> int | None:
         return value
 
-    assert target_of(add) == Target("Counter", "add", int, int | None)
+    assert target_of(add) == KeyedTarget("Counter", "add", int, int | None)
 
 
 def test_target_of_sdk_decorated_function():
@@ -136,3 +147,41 @@ def test_target_of_sdk_decorated_function():
 def test_reject_function_without_handler(value):
     with pytest.raises(ConfigurationError, match="is not a handler: decorate it, or name it with Target"):
         target_of(value)
+
+
+KEYED = KeyedTarget("Counter", "add", int, int)
+NO_KEYS: list[Any] = [None, "", 5, b"k"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda key: ObjectClient(cast("Any", None), KEYED, key),
+        lambda key: WorkflowClient(cast("Any", None), KEYED, key),
+        lambda key: client_of(cast("Any", None), KEYED, key),
+        lambda key: Step("add", KEYED, 1, key=key),
+        lambda key: handler_path(KEYED, key),
+        lambda key: check_key(KEYED, key),
+    ],
+    ids=["object", "workflow", "any", "step", "ingress", "check"],
+)
+def test_refuse_keyed_target_without_key(use, key):
+    with pytest.raises(InvalidInput, match=r"Counter/add: the key is .* requires a key") as refused:
+        use(key)
+    assert (refused.value.metadata or {})["field"] == "key"
+
+
+def test_refuse_keyed_target_in_service_client():
+    with pytest.raises(InvalidInput, match="Counter/add: the key is missing"):
+        ServiceClient(cast("Any", None), cast("Any", KEYED))
+
+
+def test_refuse_attach_by_empty_key():
+    with pytest.raises(InvalidInput, match="pass the invocation_id"):
+        invocation_path(KEYED, "", None, None)
+
+
+@given(st.text(min_size=1))
+def test_accept_any_other_key(key):
+    assert check_key(KEYED, key) == check_key(Target("Adder", "add", int, int), key) == key

@@ -125,6 +125,11 @@ async def input_of(ctx: restate.Context) -> bytes | None:
     return body if context.journal_codec is None else bytes(await context.journal_codec.decode(body))
 
 
+def has_body(ctx: restate.Context) -> bool:
+    """Tell whether the body of the request is a value other than null."""
+    return cast("ServerInvocationContext", ctx).invocation.input_buffer not in (b"", b"null")
+
+
 def initial_header(ctx: restate.Context, name: str) -> str | None:
     """Return a header of the invocation, given in lower case, or None."""
     for header, value in cast("ServerInvocationContext", ctx).invocation.headers:
@@ -415,8 +420,10 @@ def step_budget(ctx: restate.Context, step: str) -> Iterator[None]:
         vm.in_step = None
 
 
-def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:
-    """Return service, handler, input and output type of a handler of the SDK's decorators; None for other callables.
+def sdk_handler_types(function: Any) -> tuple[str, str, str, Any, Any] | None:
+    """Return kind and name of the service, handler, input and output type of a handler of the SDK's decorators.
+
+    None for other callables. The kinds are ``service``, ``object`` and ``workflow``.
 
     A missing input or output has the type ``NoneType``, a missing annotation means ``Any``.
     """
@@ -429,7 +436,8 @@ def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:
     signature = inspect.signature(function, eval_str=True)
     parameters = list(signature.parameters.values())
     input_type = type(None) if len(parameters) < 2 else _annotated(parameters[-1].annotation)
-    return handler.service_tag.name, handler.name, input_type, _annotated(signature.return_annotation)
+    tag = handler.service_tag
+    return tag.kind, tag.name, handler.name, input_type, _annotated(signature.return_annotation)
 
 
 def _annotated(annotation: Any) -> Any:

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -180,9 +180,14 @@ class TypedSerde(Serde[T], Generic[T]):
             return None
         return cast("T", self._load(bytes(buf)))
 
-    def json_schema(self) -> dict[str, Any]:
-        """Return the JSON schema of the type, for discovery."""
-        return self._adapter.json_schema()
+    def json_schema(self, mode: Literal["validation", "serialization"] = "validation") -> Any:
+        """Return the JSON schema of the values that are read or written; True if the type has none."""
+        try:
+            schema = self._adapter.json_schema(mode=mode)
+            json.dumps(schema, allow_nan=False)  # as the engine reads it
+        except (PydanticUserError, ValueError, TypeError):
+            return True
+        return schema
 
 
 class CheckedSerde(Serde[T], Generic[T]):

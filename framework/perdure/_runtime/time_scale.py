@@ -1,8 +1,8 @@
 """Time scale: divides the durations of Perdure in tests.
 
 Each duration passes `scaled` once, where it reaches the engine or a clock: a durable sleep, the delay of a send, a
-deadline (``now + scaled(timeout)``). The scale 3600 turns an hour into a second. The default is 1, and production
-(`SecurityConfig`) refuses another scale.
+deadline (``now + scaled(timeout)``). The time until a deadline is therefore scaled already. The scale 3600 turns an
+hour into a second. The default is 1, and production (`SecurityConfig`) refuses another scale.
 """
 
 from __future__ import annotations

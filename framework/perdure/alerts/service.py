@@ -40,7 +40,7 @@ from perdure.observability.metrics import ALERTS as ALERTS_SENT
 from perdure.runs import RunConfig, run_with_retry
 from perdure.security.keys import PrivateKey
 from perdure.state import State, StateContext
-from perdure.targets import Target
+from perdure.targets import KeyedTarget, Target
 
 log = get_logger("perdure.alerts.service")
 
@@ -92,8 +92,8 @@ class AlertList(BaseModel):
         return self.scanned_at is not None and now - self.scanned_at <= self.scan_interval * _MAX_MISSED_SCANS
 
 
-list_alerts = Target(ALERTS, "list", None, AlertList)
-scan_target = Target(ALERTS, "scan", None, int)
+list_alerts = KeyedTarget(ALERTS, "list", None, AlertList)
+scan_target = KeyedTarget(ALERTS, "scan", None, int)
 post_target = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 

@@ -25,10 +25,10 @@ from perdure.errors import InvalidInput
 from perdure.handlers import handler
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user, is_group
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 _item_serde: Final = serde_for(InboxItem)
-_page = Target(INBOX, "page", InboxQuery, InboxPage)
+_page = KeyedTarget(INBOX, "page", InboxQuery, InboxPage)
 
 
 class ApprovalInbox:

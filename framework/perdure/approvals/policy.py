@@ -130,7 +130,7 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
         update={
             "rules": rules,
             "opened_at": at,
-            "deadline": at + request.timeout,
+            "deadline": at + rules.stages[0].timeout,
             "waiters": {request.wait: request.awakeable},
             "votes": (),
         }

@@ -44,7 +44,7 @@ from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 log = get_logger("perdure.approvals.reconciler")
 
@@ -98,7 +98,7 @@ class ReconcileReport(BaseModel):
     repaired: list[Orphan] = []
 
 
-_reconcile = Target(RECONCILER, "reconcile", None, ReconcileReport)
+_reconcile = KeyedTarget(RECONCILER, "reconcile", None, ReconcileReport)
 
 
 async def find_orphans(admin: AdminClient, grace: timedelta) -> list[Orphan]:

@@ -24,6 +24,7 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from perdure._runtime.records import StoredRecord
+from perdure._runtime.time_scale import scaled
 from perdure.approvals.messages import (
     ApprovalOutcome,
     ApprovalResult,
@@ -145,8 +146,8 @@ class Rules(_Stored, Requester):
             StageRules(
                 approvers=tuple(sorted(stage.approvers)),
                 quorum=stage.quorum,
-                timeout=stage.timeout,
-                remind_every=stage.remind_every,
+                timeout=scaled(stage.timeout),
+                remind_every=None if stage.remind_every is None else scaled(stage.remind_every),
                 on_timeout=stage.on_timeout or OnTimeout.ERROR,
             )
             for stage in request.stages

@@ -191,7 +191,7 @@ class ApprovalStore:
         # Later nonces belong to a new approval of the same ID, which schedules its own purge.
         if due.nonces_until is None or until <= due.nonces_until:
             later = RetentionEnd(closed_at=due.closed_at, nonces_until=until)
-            await ObjectClient(ctx, purge_approval, ctx.key()).send(later, delay=until - now + _CLOCK_MARGIN)
+            ObjectClient(ctx, purge_approval, ctx.key()).send_scaled(later, until - now + _CLOCK_MARGIN)
 
     async def _update_timers(
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, now: datetime
@@ -199,9 +199,9 @@ class ApprovalStore:
         if after.outcome is not None:
             return
         if before.rules is None or before.stage != after.stage:
-            await _send_timer(ctx, _stage_end(after), now)
+            _send_timer(ctx, _stage_end(after), now)
         if before.rules is None or (before.stage, before.reminders) != (after.stage, after.reminders):
-            await _send_timer(ctx, _next_reminder(after), now)
+            _send_timer(ctx, _next_reminder(after), now)
 
     async def _update_inboxes(
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, request: ApprovalRequest
@@ -337,14 +337,14 @@ def _next_reminder(approval: Approval) -> _Timer | None:
     return (due, at) if at < deadline else None
 
 
-async def _send_timer(ctx: restate.ObjectContext, timer: _Timer | None, now: datetime) -> None:
+def _send_timer(ctx: restate.ObjectContext, timer: _Timer | None, now: datetime) -> None:
     if timer is None:
         return
     due, at = timer
     if isinstance(due, StageEnd):
-        await ObjectClient(ctx, end_stage, ctx.key()).send(due, delay=at - now)
+        ObjectClient(ctx, end_stage, ctx.key()).send_scaled(due, at - now)
     else:
-        await ObjectClient(ctx, remind, ctx.key()).send(due, delay=at - now)
+        ObjectClient(ctx, remind, ctx.key()).send_scaled(due, at - now)
 
 
 def _request(ctx: Any) -> State[ApprovalRequest]:

@@ -44,7 +44,7 @@ from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey, SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 from perdure.terminal import console, multiline_text
 
 R = TypeVar("R")
@@ -244,7 +244,7 @@ def _revoke_person(ingress: str, person: str | None, key_file: Path | None, acto
         body = {"actor": actor, "reason": reason}
     else:
         raise ConfigurationError(_NO_ACTOR)
-    target: Target[dict[str, Any], Principal] = Target(PRINCIPALS, "revoke", dict[str, Any], Principal)
+    target: KeyedTarget[dict[str, Any], Principal] = KeyedTarget(PRINCIPALS, "revoke", dict[str, Any], Principal)
     done = call_ingress(ingress, lambda client: client.call(target, body, key=name))
     console.say(
         f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} are revoked"
@@ -322,7 +322,7 @@ class _Client:
     groups: list[str] | None
 
     def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
-        target: Target[dict[str, Any], R] = Target(APPROVALS, action, dict[str, Any], receipt)
+        target: KeyedTarget[dict[str, Any], R] = KeyedTarget(APPROVALS, action, dict[str, Any], receipt)
         request = self._sign(action, self.key_file, body) if self.key_file is not None else self._name_actor(body)
         return call_ingress(self.ingress, lambda client: client.call(target, request, key=self.approval_id))
 

@@ -156,6 +156,7 @@ def _add_command(action: OperatorAction) -> None:
         reason: ReasonOption = "",
         signature: SignatureOption = None,
         payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
+        wait: Annotated[bool, typer.Option("--wait", help="With redrive: wait for the outcome.")] = False,
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
         if (letter_id is None) == (signature is None):
@@ -168,7 +169,12 @@ def _add_command(action: OperatorAction) -> None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
                 signed_action = sign_action(key, action, letter, reason=reason, payload=new_payload, at=now)
             request = DeadLetterActionRequest(
-                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, signed_action=signed_action
+                id=letter_id,
+                actor=actor_name,
+                reason=reason,
+                payload=new_payload,
+                signed_action=signed_action,
+                wait=wait,
             )
             target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
             receipt = call_ingress(ingress, lambda client: client.call(target, request))

@@ -23,6 +23,7 @@ from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.engine.admin import AdminClient
+from perdure.engine.catalog import SINGLETONS, Catalog, conflicts
 from perdure.errors import ConfigurationError, EngineError, PerdureError
 from perdure.saga.schema import DEAD_LETTER_INDEX, ROLLBACKS, SAGA_RECONCILER
 from perdure.terminal import console
@@ -128,6 +129,7 @@ async def _engine(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator
             _stuck_invocations(engine),
             _dead_letters(engine, deployments),
             _reconcilers(services, deployments),
+            _catalog(engine, deployments),
         ):
             async for finding in findings:
                 yield finding
@@ -281,6 +283,18 @@ def _handlers(manifest: Mapping[str, Any]) -> Handlers:
         for service in manifest.get("services", [])
         for handler in service.get("handlers", [])
     )
+
+
+async def _catalog(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
+    """Check the calls among the services, and that one platform uses the engine."""
+    problems = Catalog(await engine.services()).problems()
+    for problem in problems:
+        yield Finding("targets", True, problem.text)
+    if deployments and not problems:
+        yield Finding("targets", False, "they fit the registered handlers")
+    hosts = [await engine.deployment(each["id"]) for each in deployments if SINGLETONS & _service_names([each])]
+    for conflict in conflicts(hosts):
+        yield Finding("platforms", True, conflict)
 
 
 async def _unserved_invocations(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:

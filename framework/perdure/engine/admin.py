@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -79,6 +80,16 @@ class AdminClient:
         body = {"uri": uri, "use_http_11": use_http_11, "force": force}
         response = await self._send("POST", "/deployments", json=body)
         return [service["name"] for service in response.json()["services"]]
+
+    async def discover(self, uri: str, *, use_http_11: bool = False) -> list[dict[str, Any]]:
+        """Return the services that a registration of a URL would find, without registering them.
+
+        Raises:
+            EngineError: The engine would refuse the registration, or cannot reach the services.
+        """
+        body = {"uri": uri, "use_http_11": use_http_11, "force": True, "dry_run": True}
+        response = await self._send("POST", "/deployments", json=body)
+        return list(response.json()["services"])
 
     async def services(self) -> list[dict[str, Any]]:
         """Return the registered services."""
@@ -173,8 +184,9 @@ class AdminClient:
         )
 
 
+@cache
 def cancel_finder(url: str) -> Callable[[str], Awaitable[bool]]:
-    """Return a function for `perdure.serving.serve` that tells whether a running invocation was cancelled.
+    """Return a function that asks the engine whether a running invocation was cancelled.
 
     Args:
         url: The URL of the admin API.

@@ -12,6 +12,7 @@ import httpx
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.places import Place, ValueCodec
 from perdure._runtime.serdes import serde_for, type_of
+from perdure._runtime.time_scale import scaled
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
@@ -19,7 +20,7 @@ from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
 from perdure.security.callers import CALL_START_WINDOW, CALLER_HEADER, CallTarget, sign_call
 from perdure.security.signed_actions import ActorKey
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -91,10 +92,31 @@ class IngressClient:
     @overload
     async def call(
         self,
-        handler: Target[I, O] | Callable[[Any, I], Awaitable[O]],
+        handler: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]],
         request: I = NO_REQUEST,
         *,
-        key: str | None = None,
+        key: None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        handler: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I = NO_REQUEST,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[ServiceContext], Awaitable[O]],
+        *,
+        key: None = None,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
@@ -104,7 +126,7 @@ class IngressClient:
         self,
         handler: Callable[[Any], Awaitable[O]],
         *,
-        key: str | None = None,
+        key: str,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
@@ -131,7 +153,7 @@ class IngressClient:
 
         Raises:
             IngressError: The handler failed with a terminal error, or the ingress cannot serve the request.
-            InvalidInput: The idempotency key or a header cannot be sent.
+            InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         target = target_of(handler)
         response = await self._post(
@@ -148,10 +170,31 @@ class IngressClient:
     @overload
     async def send(
         self,
-        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        handler: Target[I, Any] | Callable[[ServiceContext, I], Awaitable[Any]],
         request: I = NO_REQUEST,
         *,
-        key: str | None = None,
+        key: None = None,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    @overload
+    async def send(
+        self,
+        handler: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        request: I = NO_REQUEST,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[ServiceContext], Awaitable[Any]],
+        *,
+        key: None = None,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
@@ -161,7 +204,7 @@ class IngressClient:
         self,
         handler: Callable[[Any], Awaitable[Any]],
         *,
-        key: str | None = None,
+        key: str,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
@@ -191,14 +234,14 @@ class IngressClient:
 
         Raises:
             IngressError: The ingress cannot accept the request.
-            InvalidInput: The idempotency key or a header cannot be sent.
+            InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         return await self._send(handler, request, key, delay, headers, idempotency_key=idempotency_key)
 
     @overload
     async def submit(
         self,
-        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        handler: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
         request: I = NO_REQUEST,
         *,
         key: str,
@@ -246,12 +289,12 @@ class IngressClient:
 
     @overload
     async def attach(
-        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str, timeout: timedelta | None = None
+        self, handler: KeyedTarget[Any, O] | Callable[..., Awaitable[O]], *, key: str, timeout: timedelta | None = None
     ) -> O: ...
     @overload
     async def attach(
         self,
-        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
         *,
         idempotency_key: str,
         key: str | None = None,
@@ -260,7 +303,7 @@ class IngressClient:
     @overload
     async def attach(
         self,
-        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
         *,
         invocation_id: str,
         timeout: timedelta | None = None,
@@ -295,13 +338,17 @@ class IngressClient:
         return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
-    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
+    async def output(self, handler: KeyedTarget[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
     @overload
     async def output(
-        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, idempotency_key: str, key: str | None = None
+        self,
+        handler: Target[Any, O, Any] | Callable[..., Awaitable[O]],
+        *,
+        idempotency_key: str,
+        key: str | None = None,
     ) -> O: ...
     @overload
-    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, invocation_id: str) -> O: ...
+    async def output(self, handler: Target[Any, O, Any] | Callable[..., Awaitable[O]], *, invocation_id: str) -> O: ...
     async def output(
         self,
         handler: Any,
@@ -390,7 +437,7 @@ class IngressClient:
         target = target_of(handler)
         if self._actor_key is not None and delay is not None and delay > CALL_START_WINDOW:
             raise InvalidInput(f"a signed call must begin within {CALL_START_WINDOW}: the delay {delay} is too long")
-        query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
+        query = "" if delay is None else f"?delay={max(0, round(scaled(delay).total_seconds() * 1000))}ms"
         response = await self._post(
             f"{handler_path(target, key)}/send{query}",
             target,
@@ -409,7 +456,7 @@ class IngressClient:
     async def _post(
         self,
         path: str,
-        target: Target[Any, Any],
+        target: Target[Any, Any, Any],
         key: str | None,
         request: Any,
         *,

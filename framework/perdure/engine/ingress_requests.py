@@ -25,9 +25,9 @@ from perdure._runtime.retry_after import retry_after
 from perdure._runtime.serdes import serde_for
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
-from perdure.idempotency import check_idempotency_key
+from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED, check_idempotency_key
 from perdure.retry import RetryPolicy
-from perdure.targets import Target
+from perdure.targets import Target, check_key
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _CONNECT_TIMEOUT = 5.0
@@ -150,21 +150,22 @@ class IngressRequests:
             await asyncio.sleep((delay if asked is None else max(delay, asked)).total_seconds())
 
 
-def handler_path(target: Target[Any, Any], key: str | None) -> str:
-    """Return the path of a handler."""
+def handler_path(target: Target[Any, Any, Any], key: str | None) -> str:
+    """Return the path of a handler. Raises InvalidInput if its key is missing or empty."""
+    key = check_key(target, key)
     middle = "" if key is None else f"/{path_segment(key)}"
     return f"/{path_segment(target.service)}{middle}/{target.handler}"
 
 
 def invocation_path(
-    target: Target[Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
+    target: Target[Any, Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
 ) -> str:
     """Return the path of an invocation, given its ID, its idempotency key, or the workflow's key."""
     if invocation_id is not None:
         return f"/restate/invocation/{path_segment(invocation_id)}"
     if idempotency_key is not None:
         return f"/restate/invocation{handler_path(target, key)}/{_literal(check_idempotency_key(idempotency_key))}"
-    if key is not None:
+    if key:
         return f"/restate/workflow/{path_segment(target.service)}/{path_segment(key)}"
     raise InvalidInput(
         f"{target}: pass the invocation_id, the idempotency_key, or the key of a workflow",
@@ -220,7 +221,7 @@ def open_output(response: httpx.Response, codec: ValueCodec, source: OutputSourc
 
 
 def parse_output(
-    target: Target[Any, Any],
+    target: Target[Any, Any, Any],
     response: httpx.Response,
     codec: ValueCodec | None,
     *,
@@ -270,6 +271,8 @@ def _error(response: httpx.Response) -> IngressError:
             body["message"] = f"{request}: the response is not by an ingress: {response.status_code} {text[:100]}"
     # The message of an exhausted handler contains a stack trace.
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
+    if message == KEY_REUSED:
+        message = f"{message}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
     fields = body.get("metadata")
     metadata = {str(name): str(value) for name, value in fields.items()} if isinstance(fields, dict) else {}
     kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError

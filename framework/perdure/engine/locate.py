@@ -63,17 +63,19 @@ def locate_engine(install_dir: Path, environment: Mapping[str, str] | None = Non
     """
     variables = os.environ if environment is None else environment
     if configured := variables.get(BINARY_SETTING):
-        return _configured(Path(configured).expanduser())
+        return _configured(Path(configured).expanduser().absolute())
     notes: tuple[str, ...] = ()
     if on_path := shutil.which("restate-server", path=variables.get("PATH", "")):
-        binary = _native_binary(Path(on_path))
+        binary = _native_binary(Path(on_path).absolute())
         version = _version_or_none(binary)
         if version is not None and _is_supported(version):
             return LocatedEngine(binary, "PATH", version)
         problem = f"has version {version}" if version else "prints no version"
         notes = (f"{on_path} on the PATH {problem}, Perdure needs {SERIES}: using npm's instead",)
         logger.warning(notes[0])
-    path = install(install_dir, installed=lambda binary: _version_or_none(binary) == NPM_VERSION, environment=variables)
+    path = install(
+        install_dir.absolute(), installed=lambda binary: _version_or_none(binary) == NPM_VERSION, environment=variables
+    )
     return LocatedEngine(path, "npm", server_version(path), notes)
 
 
@@ -136,5 +138,4 @@ def _version_or_none(binary: Path) -> str | None:
 
 
 def _is_supported(version: str) -> bool:
-
     return version.startswith(f"{SERIES}.")

@@ -41,7 +41,7 @@ class EngineProcess:
     """
 
     def __init__(self, binary: Path, config: EngineConfig, on_spawn: Callable[[int], None] | None = None) -> None:
-        self.binary = binary
+        self.binary = binary.absolute()  # the server runs in its data folder
         self.config = config
         self._on_spawn = on_spawn
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import restate
 from pydantic import BaseModel
 
 from perdure._runtime.dispatch import DAY_LONG_RETRIES
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga.messages import (
     ActionReceipt,
     BulkActionReceipt,
@@ -29,6 +31,7 @@ from perdure.saga.messages import (
     DeadLetterPage,
     StepAction,
     apply_to_step,
+    rollback_status,
 )
 from perdure.saga.policy import error_signature
 from perdure.saga.schema import (
@@ -41,17 +44,22 @@ from perdure.saga.schema import (
     StepProgress,
     StepRecord,
 )
+from perdure.saga.status import CompensationState
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
+
+_OUTCOME_POLLS = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), max_interval=timedelta(seconds=5), max_attempts=64
+)
 
 
 class _Letters(BaseModel):
     items: list[DeadLetter]
 
 
-_put: Target[DeadLetter, None] = Target(DEAD_LETTER_INDEX, "put", DeadLetter, None)
-_remove: Target[str, None] = Target(DEAD_LETTER_INDEX, "remove", str, None)
-_list_all: Target[None, _Letters] = Target(DEAD_LETTER_INDEX, "all", None, _Letters)
+_put = KeyedTarget(DEAD_LETTER_INDEX, "put", DeadLetter, None)
+_remove = KeyedTarget(DEAD_LETTER_INDEX, "remove", str, None)
+_list_all = KeyedTarget(DEAD_LETTER_INDEX, "all", None, _Letters)
 
 
 def _letter_state(ctx: Any, letter_id: str) -> State[DeadLetter]:
@@ -196,4 +204,16 @@ async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLett
         payload=request.payload,
         signed_action=request.signed_action,
     )
-    return await ObjectClient(ctx, apply_to_step, saga_id).call(step_action)
+    receipt = await ObjectClient(ctx, apply_to_step, saga_id).call(step_action)
+    return await _await_outcome(ctx, saga_id, step_action.position, receipt) if request.wait else receipt
+
+
+async def _await_outcome(ctx: restate.Context, saga_id: str, position: int, receipt: ActionReceipt) -> ActionReceipt:
+    """Wait until a redriven compensation has ended, and return the receipt with its state."""
+    polls = 0
+    while receipt.state is CompensationState.PENDING and _OUTCOME_POLLS.permits(polls := polls + 1):
+        await ctx.sleep(scaled(_OUTCOME_POLLS.delay_after(polls)), "before the outcome of the redrive")
+        status = await ObjectClient(ctx, rollback_status, saga_id).call()
+        state = next((step.state for step in status.all_steps if step.position == position), receipt.state)
+        receipt = receipt.model_copy(update={"state": state})
+    return receipt

@@ -15,7 +15,7 @@ from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, Oper
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 FAILURE_KEY: Final = "compensation_failure"
 """Metadata of the error of a compensation, a `CompensationFailure`. An error of the engine has none."""
@@ -369,6 +369,7 @@ class DeadLetterActionRequest(_Input):
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
         signed_action: The operator's signed action, where actions must be signed; see `sign_action`.
+        wait: With a redrive: wait up to five minutes for the end of the compensation.
     """
 
     id: str
@@ -376,6 +377,7 @@ class DeadLetterActionRequest(_Input):
     reason: Reason = ""
     payload: JsonValue = None
     signed_action: SignedAction | None = None
+    wait: bool = False
 
 
 class BulkActionRequest(_Input):
@@ -414,7 +416,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
     return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
-begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
-read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
-rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
-apply_to_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "apply", StepAction, ActionReceipt)
+begin_target: KeyedTarget[RollbackRequest, None] = KeyedTarget(ROLLBACKS, "begin", RollbackRequest, None)
+read_report: KeyedTarget[ReportQuery, ReportAnswer] = KeyedTarget(ROLLBACKS, "report", ReportQuery, ReportAnswer)
+rollback_status: KeyedTarget[None, RollbackStatus] = KeyedTarget(ROLLBACKS, "status", None, RollbackStatus)
+apply_to_step: KeyedTarget[StepAction, ActionReceipt] = KeyedTarget(ROLLBACKS, "apply", StepAction, ActionReceipt)

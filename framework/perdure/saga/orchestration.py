@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import restate
 from typing_extensions import Unpack
@@ -15,9 +15,9 @@ from perdure._runtime.serdes import serde_for
 from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
-from perdure.clients import NO_REQUEST, ObjectClient, ServiceClient
+from perdure.clients import NO_REQUEST, client_of
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError, clean_terminal
-from perdure.idempotency import join_key
+from perdure.idempotency import KEY_REUSED, child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
@@ -36,7 +36,7 @@ from perdure.saga.submission import (
     new_execution_ids,
     submit_rollback,
 )
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, target_of
 from perdure.timers import WorkflowTimer
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -44,9 +44,6 @@ O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
 RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
-
-_KEY_REUSED = "the workflow method was already invoked"
-"""The engine's error for a workflow key that was used before."""
 
 _closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
@@ -100,11 +97,24 @@ class Orchestration:
     async def step(
         self,
         name: str,
-        action: Target[I, O] | Callable[[Any, I], Awaitable[O]],
+        action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]],
         request: I,
         *,
         compensate: BoundCompensation | None = None,
-        key: str | None = None,
+        key: None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def step(
+        self,
+        name: str,
+        action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I,
+        *,
+        compensate: BoundCompensation | None = None,
+        key: str,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
@@ -157,16 +167,22 @@ class Orchestration:
             StepFailed: The action ended with a terminal error. The status code and metadata are those of the cause.
             Cancelled: This invocation was cancelled. The rollback also compensates the running step.
             SagaError: The name is not unique, or the payload does not fit the compensation; the step was not started.
+            InvalidInput: The key of a virtual object or workflow is missing or empty; the step was not started.
 
         Example:
             await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
         """
         refuse_inside_run(f"step '{name}'")
-        step = Step(name, action, request, compensate, key, config, retry, timeout, retry_on)
+        step = Step(name, action, request, compensate, cast("Any", key), config, retry, timeout, retry_on)
         return (await self._steps.run(step))[0]
 
     async def child(
-        self, name: str, main: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+        self,
+        name: str,
+        main: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+        request: I,
+        *,
+        key: str | None = None,
     ) -> O:
         """Run another orchestration as one step. A rollback of this saga rolls back the child.
 
@@ -177,7 +193,8 @@ class Orchestration:
             name: The step's name, unique in this saga.
             main: The child's main handler, or its target.
             request: The input of the child.
-            key: The child's key; this workflow's key and the step's name by default.
+            key: The child's key; by default one made of this workflow's key and the step's name, at most 64 characters
+                long. See `perdure.idempotency.child_key`.
 
         Returns:
             The result of the child.
@@ -189,20 +206,20 @@ class Orchestration:
         """
         refuse_inside_run(f"child '{name}'")
         target = target_of(main)
-        child_key = key or join_key(self.key, name)
+        key = child_key(self.key, name) if key is None else key
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
-        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, child_key), payload)
-        step: Step[I, O] = Step(name, target, request, rollback, child_key)
+        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, key), payload)
+        step: Step[I, O] = Step(name, main, request, rollback, key=key)
         self._steps.headers[name] = caller_headers(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
-            if failed.message != f"step '{name}' failed: {_KEY_REUSED}":
+            if failed.message != f"step '{name}' failed: {KEY_REUSED}":
                 raise
             raise StepFailed(
                 name,
                 Conflict(
-                    f"the key '{child_key}' of {target.service} belongs to another execution, which is not rolled "
+                    f"the key '{key}' of {target.service} belongs to another execution, which is not rolled "
                     "back: give each child a unique key"
                 ),
             ) from failed
@@ -227,10 +244,18 @@ class Orchestration:
 
     @overload
     async def call(
-        self, handler: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+        self, handler: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]], request: I, *, key: None = None
     ) -> O: ...
     @overload
-    async def call(self, handler: Target[None, O] | Callable[[Any], Awaitable[O]], *, key: str | None = None) -> O: ...
+    async def call(
+        self, handler: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str
+    ) -> O: ...
+    @overload
+    async def call(
+        self, handler: Target[None, O] | Callable[[ServiceContext], Awaitable[O]], *, key: None = None
+    ) -> O: ...
+    @overload
+    async def call(self, handler: KeyedTarget[None, O] | Callable[[Any], Awaitable[O]], *, key: str) -> O: ...
     async def call(self, handler: Any, request: Any = NO_REQUEST, *, key: str | None = None) -> Any:
         """Call a handler without recording a step, for example to read data.
 
@@ -243,13 +268,11 @@ class Orchestration:
             The handler's response.
 
         Raises:
+            InvalidInput: The key is missing or empty.
             TerminalError: The handler ended with one.
             Cancelled: This invocation was cancelled.
         """
-        target = target_of(handler)
-        client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
-        client = ServiceClient(self.ctx, target) if key is None else ObjectClient(self.ctx, target, key)
-        return await self._note_cancel(client.call(request))
+        return await self._note_cancel(client_of(self.ctx, target_of(handler), key).call(request))
 
     async def sleep(self, duration: timedelta, name: str | None = None) -> None:
         """Sleep durably; the handler need not be in memory meanwhile.

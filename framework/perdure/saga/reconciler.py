@@ -70,7 +70,7 @@ from perdure.saga.schema import (
 )
 from perdure.security.keys import PrivateKey
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 log = get_logger("perdure.saga.reconciler")
 
@@ -166,7 +166,7 @@ class ReconcileReport(BaseModel):
     left: int = 0
 
 
-reconcile_target: Target[None, ReconcileReport] = Target(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
+reconcile_target: KeyedTarget[None, ReconcileReport] = KeyedTarget(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
 
 
 async def find_orphans(admin: AdminClient, config: SagaReconcilerConfig) -> list[OrphanedSaga]:

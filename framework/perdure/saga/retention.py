@@ -13,7 +13,6 @@ from typing import Final
 import restate
 from pydantic import BaseModel, ConfigDict
 
-from perdure._runtime.time_scale import scaled
 from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
@@ -30,7 +29,7 @@ from perdure.saga.schema import (
 )
 from perdure.saga.status import RollbackState
 from perdure.state import State
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 RETENTION: Final = timedelta(days=90)
 
@@ -53,7 +52,7 @@ class Purge(BaseModel):
     actions: int
 
 
-purge_target: Target[Purge, bool] = Target(ROLLBACKS, "purge", Purge, bool)
+purge_target: KeyedTarget[Purge, bool] = KeyedTarget(ROLLBACKS, "purge", Purge, bool)
 
 
 def check_retention(duration: timedelta | None) -> timedelta | None:
@@ -77,7 +76,7 @@ async def plan_purge(
     """Schedule the purge of a rollback whose executions are all closed."""
     if retention is not None and state in _CLOSED:
         this = Purge(generation=progress.generation, actions=progress.actions)
-        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(retention))
+        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=retention)
 
 
 async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:

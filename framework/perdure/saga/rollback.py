@@ -77,15 +77,15 @@ from perdure.saga.schema import (
 from perdure.saga.signatures import check_action
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.saga.waits import report_for, wake_waiters
-from perdure.targets import Target
+from perdure.targets import KeyedTarget
 
 MAX_ROUNDS = 20
 """Number of steps, or groups, per pass. Each wait may replay the journal, so a pass costs the square of its length."""
 
 log = get_logger("perdure.saga")
 
-_run: Target[RollbackPass, None] = Target(ROLLBACKS, "run", RollbackPass, None)
-resume_target: Target[None, None] = Target(ROLLBACKS, "resume", None, None)
+_run = KeyedTarget(ROLLBACKS, "run", RollbackPass, None)
+resume_target = KeyedTarget(ROLLBACKS, "resume", None, None)
 
 
 class Rollbacks:
@@ -376,7 +376,7 @@ async def _schedule_pass(
 
 
 async def _send_pass(ctx: restate.ObjectContext, this: RollbackPass, delay: timedelta | None) -> None:
-    await ObjectClient(ctx, _run, ctx.key()).send(this, delay=delay or None)
+    ObjectClient(ctx, _run, ctx.key()).send_scaled(this, delay or None)
 
 
 async def _end_execution(

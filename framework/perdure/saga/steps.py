@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 import restate
 
@@ -17,7 +17,7 @@ from perdure._runtime import sdk
 from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import any_done, is_own_cancel
-from perdure.clients import CallFuture, ObjectClient, ServiceClient
+from perdure.clients import CallFuture, client_of
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError, TooLarge
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
@@ -27,7 +27,7 @@ from perdure.saga.compensations import BoundCompensation
 from perdure.saga.config import SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import StepRecord
-from perdure.targets import Target, handler_target
+from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, handler_target
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -54,10 +54,11 @@ class Step(Generic[I, O]):
 
     Raises:
         ConfigurationError: ``timeout`` is set for a local action, or ``config`` for a call.
+        InvalidInput: The key of a virtual object or workflow is missing or empty.
     """
 
     name: str
-    action: Target[I, O] | Callable[[Any, I], Awaitable[O]] | Callable[[I], Awaitable[O]]
+    action: Target[I, O, Any] | Callable[[Any, I], Awaitable[O]] | Callable[[I], Awaitable[O]]
     request: I
     compensate: BoundCompensation | None = None
     key: str | None = None
@@ -66,12 +67,44 @@ class Step(Generic[I, O]):
     timeout: timedelta | None = None
     retry_on: Collection[int] = RETRIED_STATUSES
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self,
+            name: str,
+            action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]] | Callable[[I], Awaitable[O]],
+            request: I,
+            compensate: BoundCompensation | None = None,
+            key: None = None,
+            config: RunConfig | None = None,
+            retry: RetryPolicy | None = None,
+            timeout: timedelta | None = None,
+            retry_on: Collection[int] = RETRIED_STATUSES,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self,
+            name: str,
+            action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
+            request: I,
+            compensate: BoundCompensation | None = None,
+            *,
+            key: str,
+            retry: RetryPolicy | None = None,
+            timeout: timedelta | None = None,
+            retry_on: Collection[int] = RETRIED_STATUSES,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
     def __post_init__(self) -> None:
         if self.retry is not None and self.retry.max_duration is not None:
             raise ConfigurationError(f"step '{self.name}': limit its retries by max_attempts instead of max_duration")
         if not isinstance(self.action, Target) and (called := handler_target(self.action)) is not None:
             object.__setattr__(self, "action", called)
         is_call = isinstance(self.action, Target)
+        if isinstance(self.action, Target):
+            check_key(self.action, self.key)
         if self.timeout is not None and not is_call:
             raise ConfigurationError(
                 f"step '{self.name}': a local action can't be interrupted; limit its retries with "
@@ -200,12 +233,10 @@ class _RunningStep:
     def _start_action(self) -> None:
         step, ctx = self.step, self._runner.ctx
         if isinstance(step.action, Target):
-            client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
-            client = ServiceClient(ctx, step.action) if step.key is None else ObjectClient(ctx, step.action, step.key)
             # The headers assign the spans of the callee to this saga.
             headers = {SAGA_HEADER: self._runner.saga.saga_id, STEP_HEADER: step.name}
             headers |= self._runner.headers.get(step.name, {})
-            call = client.call_async(step.request, headers=headers)
+            call = client_of(ctx, step.action, step.key).call_async(step.request, headers=headers)
             self._action = self._runner.running[self._record.position] = call
             if step.timeout is not None:
                 self._timeout = ctx.sleep(scaled(step.timeout), f"time limit of {step.name}")

@@ -33,7 +33,7 @@ from perdure.schedules.messages import (
 from perdure.schedules.recurrence import CatchUp, Overlap, ScheduledTarget
 from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.security.signed_actions import ActorKey
-from perdure.targets import Target, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -86,9 +86,30 @@ class ScheduleClient:
         self,
         name: str,
         *,
-        target: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        target: Target[I, Any] | Callable[[ServiceContext, I], Awaitable[Any]],
         request: I = NO_REQUEST,
-        key: str | None = None,
+        key: None = None,
+        reason: str = "",
+        **timing: Unpack[ScheduleTiming],
+    ) -> ScheduleStatus: ...
+    @overload
+    async def set(
+        self,
+        name: str,
+        *,
+        target: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        request: I = NO_REQUEST,
+        key: str,
+        reason: str = "",
+        **timing: Unpack[ScheduleTiming],
+    ) -> ScheduleStatus: ...
+    @overload
+    async def set(
+        self,
+        name: str,
+        *,
+        target: Callable[[ServiceContext], Awaitable[Any]],
+        key: None = None,
         reason: str = "",
         **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus: ...
@@ -98,7 +119,7 @@ class ScheduleClient:
         name: str,
         *,
         target: Callable[[Any], Awaitable[Any]],
-        key: str | None = None,
+        key: str,
         reason: str = "",
         **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus: ...
@@ -126,12 +147,13 @@ class ScheduleClient:
             timing: The timing and policies, see `ScheduleSpec`.
 
         Raises:
-            InvalidInput: A setting is invalid.
+            InvalidInput: A setting is invalid, or the key of a virtual object or workflow is missing or empty.
             ConfigurationError: The target is not a handler.
             TerminalError: In a handler: the target may not be scheduled.
             IngressError: Over the ingress: the request was refused.
         """
         resolved = target_of(target)
+        check_key(resolved, key)
         body = serde_for(resolved.input).write(request, f"the payload of schedule '{name}'")
         try:
             schedule = ScheduleRequest(
@@ -186,7 +208,7 @@ class ScheduleClient:
         request = ScheduleActionRequest(actor=actor, reason=reason, signed_action=signed_action)
         return await self._call(action_target(action), request, name)
 
-    async def _call(self, target: Target[I, O], request: I, key: str) -> O:
+    async def _call(self, target: KeyedTarget[I, O], request: I, key: str) -> O:
         if isinstance(self._via, IngressClient):
             return await self._via.call(target, request, key=key)
         return await ObjectClient(self._via, target, key).call(request)

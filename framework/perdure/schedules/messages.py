@@ -12,7 +12,7 @@ from perdure._runtime.plain_text import Reason
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
-from perdure.targets import Target
+from perdure.targets import KeyedTarget, Target
 
 INDEX_KEY: Final = "all"
 MAX_NAME_LENGTH: Final = 128
@@ -255,18 +255,18 @@ class RunReport(_Output):
     error: str | None = None
 
 
-set_target = Target("Schedules", "set", ScheduleRequest, ScheduleStatus)
-status_target = Target("Schedules", "status", None, ScheduleStatus)
-list_target = Target("ScheduleIndex", "list", ScheduleListRequest, SchedulePage)
-apply_target = Target("Schedules", "apply", ScheduleCommand, ScheduleStatus)
-fire_target = Target("Schedules", "fire", Firing, None)
-report_target = Target("Schedules", "report", RunReport, None)
-index_add_target = Target("ScheduleIndex", "add", str, None)
-index_remove_target = Target("ScheduleIndex", "remove", str, None)
+set_target = KeyedTarget("Schedules", "set", ScheduleRequest, ScheduleStatus)
+status_target = KeyedTarget("Schedules", "status", None, ScheduleStatus)
+list_target = KeyedTarget("ScheduleIndex", "list", ScheduleListRequest, SchedulePage)
+apply_target = KeyedTarget("Schedules", "apply", ScheduleCommand, ScheduleStatus)
+fire_target = KeyedTarget("Schedules", "fire", Firing, None)
+report_target = KeyedTarget("Schedules", "report", RunReport, None)
+index_add_target = KeyedTarget("ScheduleIndex", "add", str, None)
+index_remove_target = KeyedTarget("ScheduleIndex", "remove", str, None)
 run_target = Target("ScheduleDispatcher", "run", RunRequest, None)
 start_target = Target("ScheduleDispatcher", "start", RunRequest, str)
 
 
-def action_target(action: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:
+def action_target(action: ScheduleAction) -> KeyedTarget[ScheduleActionRequest, ScheduleStatus]:
     """Return the target of an action other than ``set``."""
-    return Target("Schedules", action.value, ScheduleActionRequest, ScheduleStatus)
+    return KeyedTarget("Schedules", action.value, ScheduleActionRequest, ScheduleStatus)

@@ -19,10 +19,11 @@ import restate
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
+from perdure.engine.catalog import find_problem
 from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
-from perdure.runs import run_with_retry
+from perdure.runs import RunConfig, run_with_retry
 from perdure.schedules.dispatcher import ScheduleDispatcher
 from perdure.schedules.messages import (
     INDEX_KEY,
@@ -86,6 +87,8 @@ INTERNAL_SERVICES: Final = frozenset(
 
 COMPENSATION_SUFFIX: Final = "Compensations"
 """Suffix of the names of services with compensations, which only `Rollbacks` starts."""
+
+_CHECK: Final = RunConfig("check the target", max_retries=5)
 
 log = get_logger("perdure.schedule")
 
@@ -309,22 +312,29 @@ def _increment(counts: ScheduleCounts, **amounts: int) -> ScheduleCounts:
 # --- services --------------------------------------------------------------------------------------------------------
 
 
-def definitions(*, targets: Sequence[str] = ("*",)) -> list[Definition]:
+def definitions(*, targets: Sequence[str] = ("*",), check_targets: bool = True) -> list[Definition]:
     """Return the services of schedules: `Schedules`, `ScheduleIndex` and `ScheduleDispatcher`.
 
     Args:
         targets: The handlers that may be scheduled, as patterns of ``Service/handler`` such as ``Reports/*``. A
             schedule also starts handlers that are private at the ingress, so restrict this where others reach the
             ingress. Perdure's own services cannot be scheduled.
+        check_targets: Compare target, key and payload with the registered handlers when a schedule is set. It requires
+            PERDURE_ADMIN_URL.
     """
-    return [Schedules(targets).definition, ScheduleIndex().definition, ScheduleDispatcher().definition]
+    return [
+        Schedules(targets, check_targets=check_targets).definition,
+        ScheduleIndex().definition,
+        ScheduleDispatcher().definition,
+    ]
 
 
 class Schedules:
     """Handlers of `Schedules`."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], *, check_targets: bool) -> None:
         self._targets = tuple(targets)
+        self._check_targets = check_targets
         self.definition = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
         handler(self.definition, "exclusive", name="set", ingress_private=False)(self.set_)
         for action in _ACTIONS:
@@ -334,11 +344,16 @@ class Schedules:
         handler(self.definition, "exclusive", name="fire", ingress_private=True)(_fire)
         handler(self.definition, "exclusive", name="report", ingress_private=True)(_report)
 
+    async def _check(self, ctx: restate.ObjectContext, spec: ScheduleSpec) -> None:
+        _check_name(ctx.key())
+        _check_target(spec, self._targets)
+        if self._check_targets:
+            await _check_registered(ctx, spec)
+
     async def set_(self, ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
         """Create or replace a schedule; a paused one stays paused, an equal one is unchanged."""
         spec = request.spec
-        _check_name(ctx.key())
-        _check_target(spec, self._targets)
+        await self._check(ctx, spec)
         schedule = await StoredSchedule.load(ctx)
         await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec))
         return await _set(schedule, spec, request)
@@ -350,8 +365,7 @@ class Schedules:
             return await _ACTIONS[command.action](await StoredSchedule.load(ctx), request)
         if command.spec is None:
             raise InvalidInput("spec: missing; the action 'set' requires it", metadata={"field": "spec"})
-        _check_name(ctx.key())
-        _check_target(command.spec, self._targets)
+        await self._check(ctx, command.spec)
         return await _set(await StoredSchedule.load(ctx), command.spec, request)
 
 
@@ -419,6 +433,15 @@ def _check_name(name: str) -> None:
             f"beginning with {name[:20]!r}",
             metadata={"field": "name"},
         )
+
+
+async def _check_registered(ctx: restate.ObjectContext, spec: ScheduleSpec) -> None:
+    """Refuse a target that is not registered, or does not accept the key or the payload."""
+    target = spec.target
+    found = await run_with_retry(ctx, _CHECK, find_problem, target.service, target.handler, target.key, spec.payload)
+    if found is not None:
+        field = "target.key" if found[0] == "key" else found[0]
+        raise InvalidInput(f"{field}: {found[1]}", metadata={"field": field})
 
 
 def _check_target(spec: ScheduleSpec, allowed: Sequence[str]) -> None:

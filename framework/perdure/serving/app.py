@@ -13,10 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import restate
 
 from perdure._runtime import engine_retries, late_cancel, sdk, sealing
+from perdure._runtime.admin_url import admin_url
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure._runtime.engine_retries import EngineRetries
-from perdure._runtime.late_cancel import FindCancel
 from perdure._runtime.message_sizes import engine_limits
+from perdure.engine.admin import cancel_finder
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
@@ -24,6 +25,7 @@ from perdure.observability.metrics import ATTEMPTS, record_metrics
 from perdure.security.browsers import reject_web_pages
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
+from perdure.serving.declarations import declared
 from perdure.serving.drain import Drain
 from perdure.serving.threads import DEFAULT_THREADS, WatchedPool, observe_threads, thread_limit
 
@@ -71,10 +73,8 @@ class ServiceApp:
         security: SecurityConfig | None = None,
         *,
         threads: int = DEFAULT_THREADS,
-        find_cancel: FindCancel | None = None,
     ) -> None:
         self.names = tuple(names)
-        self._find_cancel = find_cancel
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
@@ -100,7 +100,7 @@ class ServiceApp:
             service, handler = path.split("/")[-2:]
             if service in self.names:  # other names are untrusted input and must not become labels
                 ATTEMPTS.count(service=service, handler=handler)
-            late_cancel.find_cancel.set(self._find_cancel)
+            late_cancel.find_cancel.set(None if (url := admin_url()) is None else cancel_finder(url))
             retries = EngineRetries(receive)
             engine_retries.current.set(retries)
             await self.drain(scope, retries, sending_status_at_once(send))
@@ -133,7 +133,6 @@ def build_app(
     readiness: Mapping[str, ReadinessCheck] | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
-    find_cancel: FindCancel | None = None,
 ) -> ServiceApp:
     """Return the ASGI app that serves services. `serve` also runs it.
 
@@ -143,8 +142,6 @@ def build_app(
         security: The security settings. None accepts all callers and logs a warning.
         identity_keys: Short for a `SecurityConfig` that only verifies request identity: the engines' public keys
             (``publickeyv1_…``).
-        find_cancel: Tells whether an invocation is cancelled, see `perdure.engine.admin.cancel_finder`. Without it, a
-            cancel that the engine cannot deliver takes effect when the running side effect ends.
 
     Returns:
         The app. Its `ServiceApp.drain` ends open attempts before a stop.
@@ -160,7 +157,7 @@ def build_app(
     names = [definition.name for definition in definitions]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"two services have the same name: {', '.join(duplicates)}")
-    definitions = [_protected(definition, security) for definition in definitions]
+    definitions = [_protected(declared(definition), security) for definition in definitions]
     # SecurityMiddleware verifies the signature, since the SDK supports only one of the three modes.
     codec = None if security is None else security.codec()
     if codec is not None:
@@ -171,9 +168,7 @@ def build_app(
     record_metrics()
     observe_threads()
     engine_limits()  # a malformed setting is reported at the start
-    return ServiceApp(
-        handlers, names, readiness or {}, security, threads=thread_limit(os.environ), find_cancel=find_cancel
-    )
+    return ServiceApp(handlers, names, readiness or {}, security, threads=thread_limit(os.environ))
 
 
 def _security_config(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:

@@ -15,7 +15,6 @@ from importlib import import_module
 from logging import shutdown as shutdown_logging
 from typing import Any, NoReturn, cast
 
-from perdure._runtime.late_cancel import FindCancel
 from perdure._runtime.ports import ensure_free
 from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
@@ -44,7 +43,6 @@ def serve(
     lifespan: Lifespan | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
-    find_cancel: FindCancel | None = None,
     drain_grace: timedelta = _DRAIN_GRACE,
     logging: LoggingConfig | None = None,
 ) -> int:
@@ -64,7 +62,6 @@ def serve(
             last, for example to open and dispose a database engine.
         security: The security settings. None accepts all callers and logs a warning.
         identity_keys: Short for security settings that only verify request identity with these public keys.
-        find_cancel: See `perdure.serving.build_app`.
         drain_grace: The time limit of running side effects after the signal.
         logging: The logging settings; `LoggingConfig.from_environment` by default.
 
@@ -92,7 +89,6 @@ def serve(
                     lifespan=lifespan,
                     security=security,
                     identity_keys=identity_keys,
-                    find_cancel=find_cancel,
                     drain_grace=drain_grace,
                 )
             )
@@ -124,7 +120,6 @@ async def serve_async(
     lifespan: Lifespan | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
-    find_cancel: FindCancel | None = None,
     drain_grace: timedelta = _DRAIN_GRACE,
     stop: asyncio.Event | None = None,
 ) -> list[str]:
@@ -139,7 +134,6 @@ async def serve_async(
         lifespan: See `serve`.
         security: See `serve`.
         identity_keys: See `serve`.
-        find_cancel: See `perdure.serving.build_app`.
         drain_grace: See `serve`.
         stop: An event that requests the stop. By default, SIGTERM and SIGINT do.
 
@@ -150,9 +144,7 @@ async def serve_async(
         ConfigurationError: The services cannot be served, or the port is taken.
         PerdureError: The server failed.
     """
-    app = build_app(
-        *services, readiness=readiness, security=security, identity_keys=identity_keys, find_cancel=find_cancel
-    )
+    app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
     ensure_free(host, port, "port")  # before the lifespan, which would have to be exited again
     stop_request = _StopRequest(stop)
     stack = AsyncExitStack()

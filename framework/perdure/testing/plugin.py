@@ -21,6 +21,9 @@ and use its fixtures:
 A test without the mark runs in the modes of the ini option ``perdure_modes``, by default ``all``. The command-line
 option ``--restate-modes`` replaces the ini option and restricts marked tests to its modes.
 
+An async test that uses the engine fails after the ini option ``perdure_timeout`` (60 seconds; 0 for no limit). The
+failure names the invocations that have not ended, with their last failures.
+
 The engine is restate-server from RESTATE_SERVER_BIN, the PATH or npm. It starts with the first test that needs it and
 stops with the session, even if the session is killed. With pytest-xdist, each worker has its own engines.
 
@@ -29,15 +32,20 @@ The plugin is not a pytest entry point, since perdure is also installed where no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+import functools
+import inspect
+import math
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
 
 from perdure._runtime.time_scale import scaling
+from perdure.engine.admin import AdminClient, failure_message
 from perdure.security.config import SecurityConfig
 from perdure.serving import Servable
 from perdure.testing.background import BackgroundLoop
@@ -48,7 +56,14 @@ _MARK = "restate_modes"
 _OPTION = "--restate-modes"
 _DEFAULT_MODES = "perdure_modes"
 _INSTALL_DIR = "perdure_engine_dir"
+_TIMEOUT = "perdure_timeout"
 _ALL = "all"
+_MAX_FAILURE: Final = 300
+_OPEN_INVOCATIONS: Final = (
+    "select id, target, status, retry_count, last_failure from sys_invocation where status != 'completed' "
+    "order by created_at limit 20"
+)
+_SERVERS = pytest.StashKey["RestateServers"]()
 
 
 class RestateServers:
@@ -71,6 +86,14 @@ class RestateServers:
             self._servers[suspending] = self._stack.enter_context(server)
         return self._servers[suspending]
 
+    async def open_invocations(self) -> str:
+        """Return the invocations that have not ended, one per line, with their last failures."""
+        lines = []
+        for server in self._servers.values():
+            async with AdminClient(server.admin) as admin:
+                lines += [_describe(row) for row in await admin.query(_OPEN_INVOCATIONS)]
+        return "\n".join(lines) or "none"
+
     def close(self) -> None:
         """Stop all engines."""
         self._servers.clear()
@@ -81,6 +104,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options for the engine folder and the modes."""
     parser.addini(_INSTALL_DIR, "folder for a restate-server from npm, relative to the root", default=".local/engine")
     parser.addini(_DEFAULT_MODES, f"modes of tests without the mark {_MARK}", type="args", default=[_ALL])
+    parser.addini(_TIMEOUT, "time limit of an async engine test in seconds; 0 for no limit", default="60")
     modes = ", ".join(Mode)
     parser.getgroup("perdure").addoption(
         _OPTION, metavar="MODES", help=f"run engine tests in these modes only: {modes}, or {_ALL}"
@@ -88,7 +112,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
+    """Register the mark, and check the time limit."""
+    _timeout(config)
     config.addinivalue_line("markers", f"{_MARK}(*modes): run an engine test in these modes, or in '{_ALL}'")
 
 
@@ -109,6 +134,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ids = [mode.value for mode in modes]
     # With module scope, pytest groups the tests of a module by mode, so services are served once per mode.
     metafunc.parametrize("restate_mode", modes, indirect=True, ids=ids, scope="module")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Limit the time of an async engine test."""
+    limit = _timeout(item.config)
+    test = getattr(item, "obj", None)
+    if limit and "restate_mode" in getattr(item, "fixturenames", ()) and inspect.iscoroutinefunction(test):
+        item.obj = _limited(test, limit, item.config)  # type: ignore[attr-defined] # pytest.Function
+    return (yield)
+
+
+def _timeout(config: pytest.Config) -> float:
+    text = str(config.getini(_TIMEOUT))
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise pytest.UsageError(f"the setting {_TIMEOUT} must be a number of seconds, or 0 for no limit; got {text!r}")
+    return limit
+
+
+def _limited(test: Callable[..., Any], limit: float, config: pytest.Config) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def limited(*args: Any, **kwargs: Any) -> None:
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                await test(*args, **kwargs)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            still_open = await config.stash[_SERVERS].open_invocations()
+            message = f"the test did not end within {limit:g} s ({_TIMEOUT}). Invocations not ended:\n{still_open}"
+            raise pytest.fail.Exception(message) from error
+
+    return limited
+
+
+def _describe(row: Mapping[str, Any]) -> str:
+    failure = failure_message(row.get("last_failure"))
+    return f"  {row['target']} ({row['id']}): {row['status']}, {row.get('retry_count') or 0} failed attempts" + (
+        f", last failure: {' '.join(failure.split())[:_MAX_FAILURE]}" if failure else ""
+    )
 
 
 def restate_fixture(*services: Servable, security: SecurityConfig | None = None) -> Callable[..., Any]:
@@ -134,6 +204,7 @@ def restate_fixture(*services: Servable, security: SecurityConfig | None = None)
 def restate_servers(pytestconfig: pytest.Config) -> Iterator[RestateServers]:
     """The engines of the test session."""
     servers = RestateServers(pytestconfig.rootpath / str(pytestconfig.getini(_INSTALL_DIR)))
+    pytestconfig.stash[_SERVERS] = servers
     yield servers
     servers.close()
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
-from perdure.engine.admin import AdminClient, cancel_finder, sql_text
+from perdure._runtime.admin_url import served_to
+from perdure._runtime.asgi import Receive, Scope, Send
+from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.catalog import Catalog
 from perdure.errors import ConfigurationError, EngineError
+from perdure.observability.logging import get_logger
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.serving.app import sdk_definitions
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
+
+log = get_logger(__name__)
 
 
 class Mode(StrEnum):
@@ -37,10 +43,12 @@ class ServedApp:
     Args:
         app: The app, see `perdure.serving.build_app`.
         http: The HTTP version.
+        admin_url: The admin API of the engine that calls the app.
     """
 
-    def __init__(self, app: ServiceApp, *, http: HttpVersion = "2") -> None:
+    def __init__(self, app: ServiceApp, *, http: HttpVersion = "2", admin_url: str | None = None) -> None:
         self.app = app
+        self._admin_url = admin_url
         self._http: HttpVersion = http
         self._loop = BackgroundLoop("perdure-served-app")
         self._stack = AsyncExitStack()
@@ -50,11 +58,15 @@ class ServedApp:
         """Listen on a free port, see `url`."""
         self._loop.start()
         try:
-            self.url = self._loop.call(self._stack.enter_async_context(listening(self.app, http=self._http))).url
+            self.url = self._loop.call(self._stack.enter_async_context(listening(self._serve, http=self._http))).url
         except BaseException:
             self._loop.stop()
             raise
         return self
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served_to.set(self._admin_url)
+        await self.app(scope, receive, send)
 
     def __exit__(self, *_: object) -> None:
         """Stop listening."""
@@ -96,7 +108,11 @@ class Restate:
     _served: list[tuple[ServedApp, RestateEnvironment]] = field(default_factory=list)
 
     async def serve(
-        self, *services: Servable, identity_keys: Sequence[str] = (), security: SecurityConfig | None = None
+        self,
+        *services: Servable,
+        identity_keys: Sequence[str] = (),
+        security: SecurityConfig | None = None,
+        check_targets: bool = True,
     ) -> RestateEnvironment:
         """Serve and register services until the test ends.
 
@@ -106,19 +122,22 @@ class Restate:
             services: The services to serve.
             identity_keys: The public keys of permitted engines, see `perdure.serving.build_app`.
             security: The security configuration, instead of the identity keys.
+            check_targets: Compare the targets in the handlers' code with the registered handlers.
 
         Raises:
-            ConfigurationError: The services are invalid, or `Rollbacks`, which their sagas need, is not served.
+            ConfigurationError: The services are invalid, call handlers with other types, or `Rollbacks`, which their
+                sagas need, is not served.
             EngineError: The engine refused the registration.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
-        find_cancel = cancel_finder(self.server.admin)
-        app = build_app(*services, identity_keys=identity_keys, security=security, find_cancel=find_cancel)
-        served = ServedApp(app, http="1" if http1 else "2")
+        app = build_app(*services, identity_keys=identity_keys, security=security)
+        served = ServedApp(app, http="1" if http1 else "2", admin_url=self.server.admin)
         served.__enter__()
         try:
             async with AdminClient(self.server.admin) as admin:
                 await _check_rollbacks(admin, services)
+                if check_targets:
+                    await _check_targets(admin, await admin.discover(served.url, use_http_11=http1))
                 names = await admin.register(served.url, use_http_11=http1)
         except BaseException:
             served.__exit__()
@@ -155,6 +174,22 @@ async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> 
         raise ConfigurationError(
             f"the sagas of {', '.join(sagas)} need Rollbacks; also serve *perdure.saga.hosting.definitions()"
         )
+
+
+async def _check_targets(admin: AdminClient, discovered: Sequence[Mapping[str, Any]]) -> None:
+    """Reject calls that would fail at each attempt.
+
+    A missing service is only logged, since the test may serve it later, and so is a key that may be missing, since the
+    call names it.
+    """
+    names = {str(service["name"]) for service in discovered}
+    others = [service for service in await admin.services() if service["name"] not in names]
+    problems = Catalog([*others, *discovered]).problems(names)
+    tolerated = [problem for problem in problems if problem.missing or problem.field == "key"]
+    for problem in tolerated:
+        log.warning("target.mistaken", target=problem.target, problem=problem.text)
+    if wrong := [problem.text for problem in problems if problem not in tolerated]:
+        raise ConfigurationError("; ".join(wrong))
 
 
 async def _remove(admin: AdminClient, environment: RestateEnvironment) -> None:

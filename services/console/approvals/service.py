@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar, cast
 
 from pydantic import ValidationError
 
-from perdure import Target
+from perdure import KeyedTarget
 from perdure._runtime.serdes import invalid_input
 from perdure.approvals.messages import (
     DecisionReceipt,
@@ -33,7 +33,7 @@ R = TypeVar("R")
 MAX_ITEMS: Final = 200
 
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
-_status = Target(approval_status.service, approval_status.handler, None, ApprovalView)
+_status = KeyedTarget(approval_status.service, approval_status.handler, None, ApprovalView)
 
 
 async def inbox(engine: EngineClient, session: Session) -> Inbox:
@@ -117,7 +117,7 @@ async def _act(  # noqa: PLR0917 - what every action has
         body = sign_action(components.signer.key(session), action, approval_id, digest, request, at=utc_now())
     except ValidationError as error:
         raise invalid(invalid_input(error).message) from error
-    return await components.engine.call(Target("Approvals", action, _Body, receipt), body, key=approval_id)
+    return await components.engine.call(KeyedTarget("Approvals", action, _Body, receipt), body, key=approval_id)
 
 
 async def check_rights(engine: EngineClient, link: Link) -> None:

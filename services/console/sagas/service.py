@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from perdure import StatusData, Target
+from perdure import KeyedTarget, StatusData
 from perdure.engine.admin import failure_message, sql_text
 from perdure.saga.queries import ALL_PHASES, SagaRow
 from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL
@@ -84,7 +84,7 @@ async def get(engine: EngineClient, saga_id: str, service: str | None = None) ->
 
 async def _status(engine: EngineClient, timeline: Timeline) -> StatusData | None:
     """Return the status from the service, or for a workflow without steps, from its state and its result."""
-    target: Target[None, StatusData] = Target(timeline.service, "status", None, StatusData)
+    target: KeyedTarget[None, StatusData] = KeyedTarget(timeline.service, "status", None, StatusData)
     status: StatusData | None
     try:
         status = await engine.call(target, key=timeline.key)

@@ -19,6 +19,7 @@ import httpx
 from perdure.approvals.messages import DecisionRequest, WithdrawalRequest
 from perdure.approvals.targets import approve, reject, withdraw
 from perdure.errors import IngressError
+from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, new_trip_id
@@ -31,8 +32,8 @@ Play: TypeAlias = Callable[[Harness], Awaitable[list[Fact]]]
 ALL: Final = "seat sets: 1, rooms: 1, charges: 1"
 NOTHING: Final = "nothing"
 
-_TAKEN: Final = "409 the workflow method was already invoked"
-"""Response of the engine to a reused trip ID."""
+_TAKEN: Final = f"409 {KEY_REUSED}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
+"""Response to a reused trip ID."""
 
 _AT_ONCE: Final = 5.0
 """Time limit in seconds for the refusal of bad input. Only a retried request would take longer."""

@@ -73,7 +73,6 @@ async def test_send_passes_delay_and_returns_invocation_id(delay, query):
         ("..", b"%2E%2E"),
         ("...", b"..."),
         ("../../Rollbacks/x", b"..%2F..%2FRollbacks%2Fx"),
-        ("", b""),
     ],
 )
 async def test_key_is_one_path_segment(key, segment):
@@ -87,7 +86,7 @@ async def test_key_is_one_path_segment(key, segment):
 
 
 @settings(deadline=None)
-@given(key=st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
+@given(key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
 async def test_keys_have_distinct_paths(key):
     ingress = Ingress(SENT)
     async with ingress.client() as client:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.engine import LocatedEngine, locate_engine
+from perdure.engine import EngineConfig, EngineProcess, LocatedEngine, locate_engine
 from perdure.engine.locate import server_version
 from perdure.engine.npm import NPM_VERSION, platform_package
 from perdure.errors import ConfigurationError, EngineError
@@ -121,6 +121,26 @@ class TestOnThePath:
         (tmp_path / "bin" / "restate-server").symlink_to(launcher)
 
         assert locate(tmp_path, path=tmp_path / "bin").path == native
+
+
+class TestRelativePaths:
+    """The engine runs in its data folder, so that a relative path would name another file there."""
+
+    @pytest.mark.parametrize("source", ["RESTATE_SERVER_BIN", "PATH", "npm"])
+    def test_relative_path_becomes_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str):
+        monkeypatch.chdir(tmp_path)
+        variables = {"PATH": SYSTEM_PATH}
+        if source == "npm":
+            npm_that_installs(tmp_path / "bin")
+            variables["PATH"] = f"{tmp_path / 'bin'}:{SYSTEM_PATH}"
+        else:
+            server(tmp_path / "bin" / "restate-server", NPM_VERSION)
+            variables[source] = "bin/restate-server" if source == "RESTATE_SERVER_BIN" else f"bin:{SYSTEM_PATH}"
+
+        found = locate_engine(Path("engine"), variables)
+
+        assert (found.source, found.path.is_absolute()) == (source, True)
+        assert EngineProcess(found.path.relative_to(tmp_path), EngineConfig(data_dir=tmp_path)).binary == found.path
 
 
 class TestByNpm:

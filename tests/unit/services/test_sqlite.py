@@ -9,9 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
 
 from perdure.errors import ConfigurationError
-from services.sqlite import make_file
+from services.sqlite import make_file, sqlite_url
 
 WAIT = timedelta(seconds=5)
 
@@ -70,3 +73,12 @@ async def test_error_names_obstacle(tmp_path: Path) -> None:
             ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: stop the process that uses it"
         ):
             await make_file(locked, wait=timedelta(milliseconds=50))
+
+
+FOLDERS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0") | st.sampled_from("?#%&@:;+' "))
+
+
+@given(FOLDERS)
+def test_url_names_file_in_any_folder(name: str) -> None:
+    file = Path("/data").joinpath(name, "x.db").resolve()
+    assert make_url(sqlite_url(file)).database == str(file)

@@ -258,3 +258,54 @@ async def test_only_operators_call_handlers_that_write(console):
         headers = {"authorization": f"Bearer {key}"}
         assert (await client.post("/gateway/Documents/d1/review", headers=headers)).status_code == 200
         assert (await client.post("/gateway/Documents/d1/status", headers=headers)).status_code == 403
+
+
+TYPED: list[dict[str, Any]] = [
+    {
+        "name": "Documents",
+        "ty": "Workflow",
+        "handlers": [
+            {
+                "name": "run",
+                "ty": "Workflow",
+                "input_json_schema": {
+                    "type": "object",
+                    "properties": {"title": {"type": "string"}, "pages": {"type": "integer"}},
+                    "required": ["title"],
+                },
+            }
+        ],
+    }
+]
+
+
+async def test_mistaken_request_keeps_workflow_key(console):
+    forwarded: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/services":
+            return httpx.Response(200, json={"services": TYPED})
+        forwarded.append(request.content)
+        return httpx.Response(409, json={"code": 409, "message": "the workflow method was already invoked"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, console.client() as client:
+        engine = EngineClient("http://ingress.test", "http://admin.test", http)
+        console.app.state.components = dataclasses.replace(console.components, engine=engine)
+        token = await console.add("olga@example.com", Role.OPERATOR)
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        for body, problem in (
+            (b"", "is null, not an object"),
+            (b"{", "the body is not JSON"),
+            (b"[]", "is an array, not an object"),
+            (b'{"pages": 1}', "title is missing"),
+            (b'{"title": "a", "pages": "many"}', "pages is a string, not an integer"),
+        ):
+            for suffix in ("", "/send"):
+                rejected = await client.post(f"/gateway/Documents/d1/run{suffix}", headers=headers, content=body)
+                assert rejected.status_code == 400
+                assert problem in rejected.json()["message"]
+        assert forwarded == []
+
+        reused = await client.post("/gateway/Documents/d1/run", headers=headers, content=b'{"title": "a"}')
+        assert (reused.status_code, len(forwarded)) == (409, 1)
+        assert reused.json()["message"].endswith("Attach with GET /gateway/restate/workflow/Documents/d1/attach")
