@@ -17,7 +17,7 @@ from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
-from perdure._runtime.concurrent_runs import GroupedRun, group_of
+from perdure._runtime.concurrent_runs import MAX_ABORTED, GroupedRun, group_of
 from perdure._runtime.outcomes import as_exception
 from perdure._runtime.plain_text import display_name, text_of
 from perdure._runtime.run_scope import refuse_inside_run
@@ -26,6 +26,7 @@ from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import (
+    Aborted,
     Cancelled,
     ConfigurationError,
     InvalidInput,
@@ -44,6 +45,8 @@ RUN_DURATION: Final = timedelta(minutes=5)
 
 LOST_ATTEMPTS_KEY: Final = "lost_attempts"
 """Metadata of `RunExhausted`: the number of attempts that ended with their process, which no limit counts."""
+
+_ABORTED_KEY: Final = "aborted_attempts"
 
 _ATTEMPT_FAILED = "run attempt failed: "
 
@@ -103,13 +106,17 @@ class RunConfig:
         """Return the same settings under another name."""
         return replace(self, name=name)
 
-    def exhausted(self, cause: str) -> RunExhausted:
-        """Return the error of a run whose attempts or time are used up."""
+    def exhausted(self, cause: str, aborted: str | None = None) -> RunExhausted:
+        """Return the error of a run whose attempts or time are used up, or that was aborted too often."""
+        limits = [f"{aborted} aborted attempts"] if aborted else self._limits()
+        limit = " or ".join(limits) or "the invocation's own attempts"
+        return RunExhausted(f"run exhausted retries ({limit}) for {self.name}: {cause}", metadata={"run": self.name})
+
+    def _limits(self) -> list[str]:
         limits = [] if self.max_retries is None else [f"{self.max_retries + 1} attempts"]
         if self.max_duration is not None:
             limits.append(f"{self.max_duration.total_seconds():g} s")
-        limit = " or ".join(limits) or "the invocation's own attempts"
-        return RunExhausted(f"run exhausted retries ({limit}) for {self.name}: {cause}", metadata={"run": self.name})
+        return limits
 
 
 class _AttemptFailedError(Exception):
@@ -184,8 +191,10 @@ class RunFuture(Awaitable[T], Generic[T]):
             self._member.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
                 self._member.finish()  # exhausted in the engine, so no attempt has removed it
-                exhausted = self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED))
-                exhausted.metadata = {**(exhausted.metadata or {}), **(error.metadata or {})}
+                metadata = error.metadata or {}
+                cause = error.message.removeprefix(_ATTEMPT_FAILED)
+                exhausted = self._config.exhausted(cause, metadata.get(_ABORTED_KEY))
+                exhausted.metadata = {**(exhausted.metadata or {}), **metadata}
                 raise exhausted from error
             raise
         self._member.leave()
@@ -279,11 +288,13 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
     message = f"{_ATTEMPT_FAILED}{text_of(error, repr)}"
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
     status = error.status_code if isinstance(error, RetryableError) else 500
-    failures = member.fail()
+    failures = member.fail(is_aborted=isinstance(error, Aborted))
     if member.is_exhausted(failures):
+        facts = {_ABORTED_KEY: str(MAX_ABORTED)} if member.exceeds_aborted else {}
+        if lost := member.lost_attempts(failures):
+            facts[LOST_ATTEMPTS_KEY] = str(lost)
         member.finish()
-        lost = member.lost_attempts(failures)
-        return TerminalError(message, 500, {LOST_ATTEMPTS_KEY: str(lost)} if lost else None)
+        return TerminalError(message, 500, facts or None)
     if member.is_concurrent:
         delay = scaled(settings.retry.delay_after(failures)) if retry_after is None else retry_after
         return RetryableError(message, status, await member.wait_for_others(delay))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
-from perdure.serving.declarations import PLATFORM_SETTING
 from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name
 from services.sqlite import sqlite_url
 
@@ -259,11 +257,6 @@ class Topology:
             extra={"OTEL_SERVICE_NAME": "Restate", **(settings or {})},
         )
 
-    @property
-    def platform(self) -> str:
-        """The name of this platform at the engine, which tells it from another one that uses the same engine."""
-        return hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
-
     def service_environment(self, name: str) -> dict[str, str]:
         """Return the environment variables of a service: addresses and database."""
         prefix = setting_name(name)
@@ -274,7 +267,6 @@ class Topology:
             # The engine starts each trace and decides about sampling.
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "PERDURE_DATABASE_URL": self.database_url,
-            PLATFORM_SETTING: self.platform,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
         }

@@ -15,8 +15,8 @@ from perdure.cli.main import app
 from perdure.dev.processes import ProcessError
 from perdure.engine.admin import AdminClient
 from perdure.saga import hosting
+from perdure.security.platform import PLATFORM_SETTING
 from perdure.serving import Servable, build_app, listening
-from perdure.serving.declarations import PLATFORM_SETTING
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers
 from services.runtime.registration import Registration, register

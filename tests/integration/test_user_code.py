@@ -223,6 +223,27 @@ async def test_odd_ends_are_failed_attempts(restate):
     assert not unexpected
 
 
+async def test_default_policy_limits_aborted_attempts(restate):
+    work = sdk.Service("AbortedWork")
+    attempts: list[str] = []
+
+    def abort(way: str) -> None:
+        attempts.append(way)
+        WAYS[way]()
+
+    @handler(work)
+    async def misbehave(ctx: sdk.Context, way: str) -> None:
+        await run_with_retry(ctx, RunConfig("odd", initial_delay=SOON["initial_delay"]), abort, way)
+
+    env = await restate.serve(work)
+    async with IngressClient(env.ingress) as ingress:
+        for way in ("SystemExit", "StopIteration"):
+            with pytest.raises(IngressError, match="5 aborted attempts") as failure:
+                await asyncio.wait_for(ingress.call(misbehave, way), PATIENCE)
+            assert failure.value.code == "run_exhausted"
+            assert attempts.count(way) == 5
+
+
 class Grouped:
     """Services whose code raises exception groups."""
 

@@ -30,6 +30,9 @@ from perdure._runtime.user_code import Supervised
 LOST_ATTEMPTS: Final = 5
 """Attempts that the engine permits in addition, because it also counts those that ended with their process."""
 
+MAX_ABORTED: Final = 5
+"""Aborted attempts of a run whose attempts have no limit. An aborted attempt is a defect rather than an outage."""
+
 _SHORTEST = timedelta(milliseconds=1)
 _POLL = 0.02  # seconds
 
@@ -39,6 +42,7 @@ class _Attempts:
     """Failed attempts of one run, remembered between attempts of its invocation."""
 
     failures: int = 0
+    aborted: int = 0
     first: float = field(default_factory=time.monotonic)
     due: float | None = None  # time of the next attempt
 
@@ -160,10 +164,11 @@ class GroupedRun:
         self._attempts = None
         _store.remove(self._id)
 
-    def fail(self) -> int:
+    def fail(self, *, is_aborted: bool = False) -> int:
         """Count a failed attempt and return the number of failures."""
         attempts = self._attempts or _Attempts()
         attempts.failures += 1
+        attempts.aborted += is_aborted
         _store.put(self._id, attempts)
         return attempts.failures
 
@@ -174,9 +179,14 @@ class GroupedRun:
             return 0
         return max(0, retries.count + 1 - failures)
 
+    @property
+    def exceeds_aborted(self) -> bool:
+        """Whether the run, without a limit of attempts, has reached that of aborted ones."""
+        return self.max_attempts is None and self._attempts is not None and self._attempts.aborted >= MAX_ABORTED
+
     def is_exhausted(self, failures: int) -> bool:
         """Return whether the run's attempts or its time limit are exhausted."""
-        if self.max_attempts is not None and failures >= self.max_attempts:
+        if self.exceeds_aborted or (self.max_attempts is not None and failures >= self.max_attempts):
             return True
         limit, attempts = self.options.max_duration, self._attempts
         return limit is not None and attempts is not None and time.monotonic() - attempts.first >= limit.total_seconds()

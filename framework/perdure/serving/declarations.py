@@ -20,14 +20,10 @@ import restate
 
 from perdure._runtime.serdes import serde_for
 from perdure.errors import ConfigurationError
+from perdure.security.platform import PLATFORM_SETTING
 from perdure.targets import Target, handler_target
 
-__all__ = ["PLATFORM_METADATA", "PLATFORM_SETTING", "TARGETS_METADATA", "declared", "targets_used"]
-
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
-
-PLATFORM_SETTING: Final = "PERDURE_PLATFORM"
-"""Environment variable with the name of the platform. It tells platforms apart that share an engine by mistake."""
 
 PLATFORM_METADATA: Final = "perdure.platform"
 TARGETS_METADATA: Final = "perdure.targets"

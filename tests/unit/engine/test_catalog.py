@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from perdure import ControlPlaneService, KeyedTarget, Orchestration, ServiceClient, Target, handler
 from perdure.engine.catalog import Catalog, conflicts
-from perdure.serving.declarations import PLATFORM_SETTING, TARGETS_METADATA, declared, describe, targets_used
+from perdure.security.platform import PLATFORM_SETTING
+from perdure.serving.declarations import TARGETS_METADATA, declared, describe, targets_used
 from services.contracts import flights
 
 
