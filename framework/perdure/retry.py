@@ -59,7 +59,7 @@ class RetryPolicy:
             return self.max_interval
 
     def permits(self, failures: int, elapsed: timedelta = timedelta(0)) -> bool:
-        """Tell whether another attempt may follow.
+        """Return whether another attempt may follow.
 
         Args:
             failures: Number of failed attempts, 1 or more.

@@ -108,16 +108,16 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
     name = fresh("Signed")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
-        desk = DeadLetterClient(ingress, name)
+        dead_letters = DeadLetterClient(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b", "c"]), key=saga)
-        before = await desk.letters(3)
+        before = await dead_letters.letters(3)
         letter, other = before[0], before[1]
 
         redrive = sign(OperatorAction.REDRIVE, letter, payload="mended")
         edited = {"payload": "mended"}
-        refused = desk.refused
+        refused = dead_letters.refused
         assert await refused("redrive", letter, None) == (401, "unsigned")
         assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, MALLORY)) == (401, "issuer")
         forged = redrive.model_copy(update={"reason": "other"})
@@ -137,13 +137,13 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
         assert await refused("redrive", letter, redrive) == (403, "details")
         stale = letter.model_copy(update={"redriven": 1})
         assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, stale)) == (409, "payload")
-        assert await desk.letters(3) == before  # unchanged
+        assert await dead_letters.letters(3) == before  # unchanged
 
         note = sign(OperatorAction.ANNOTATE, letter)
-        assert (await desk.act("annotate", letter, note)).number == 1
+        assert (await dead_letters.act("annotate", letter, note)).number == 1
         assert await refused("annotate", letter, note) == (409, "replayed")
-        assert (await desk.act("redrive", letter, redrive, **edited)).state == "pending"
-        await desk.letters(2)
+        assert (await dead_letters.act("redrive", letter, redrive, **edited)).state == "pending"
+        await dead_letters.letters(2)
         assert await refused("redrive", letter, redrive, **edited) == (409, "payload")
 
         # A bulk action needs a signature for each dead letter.
@@ -179,18 +179,18 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
     name = fresh("Flooded")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
-        desk = DeadLetterClient(ingress, name)
+        dead_letters = DeadLetterClient(ingress, name)
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=str(uuid4()))
-        [letter] = await desk.letters(1)
+        [letter] = await dead_letters.letters(1)
         for _ in range(3):
-            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
+            await dead_letters.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         with pytest.raises(IngressError, match="too many signed actions") as error:
-            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
+            await dead_letters.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         otto = key_of("otto@example.com", Role.OPERATOR)
-        await desk.act("skip", letter, sign(OperatorAction.SKIP, letter, otto), actor="otto@example.com")
-        await desk.letters(0)
+        await dead_letters.act("skip", letter, sign(OperatorAction.SKIP, letter, otto), actor="otto@example.com")
+        await dead_letters.letters(0)
 
 
 @pytest.mark.restate_modes("http2")
@@ -200,17 +200,17 @@ async def test_development_accepts_unsigned_actions(restate: Restate):
     set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     try:
         async with IngressClient(env.ingress) as ingress:
-            desk = DeadLetterClient(ingress, name)
+            dead_letters = DeadLetterClient(ingress, name)
             saga = str(uuid4())
             with pytest.raises(IngressError):
                 await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=saga)
-            [letter] = await desk.letters(1)
-            await desk.act("annotate", letter, None)
-            assert await desk.refused("annotate", letter, sign(OperatorAction.ANNOTATE, letter, MALLORY)) == (
+            [letter] = await dead_letters.letters(1)
+            await dead_letters.act("annotate", letter, None)
+            assert await dead_letters.refused("annotate", letter, sign(OperatorAction.ANNOTATE, letter, MALLORY)) == (
                 401,
                 "issuer",
             )
-            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
+            await dead_letters.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
             audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
             assert [entry.signed_action is None for entry in audit_log] == [True, False]
     finally:
@@ -232,14 +232,14 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
         return str(result.exception) if isinstance(result.exception, PerdureError) else " ".join(result.output.split())
 
     async with IngressClient(env.ingress) as ingress:
-        desk = DeadLetterClient(ingress, name)
+        dead_letters = DeadLetterClient(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
-        first, second = await desk.letters(2)
+        first, second = await dead_letters.letters(2)
         assert "this action requires the role operator" in await perdure("skip", first.id, key="vera.key")
         assert "redrive recorded. State: pending." in await perdure("redrive", first.id, "--payload", '"mended"')
-        await desk.letters(1)
+        await dead_letters.letters(1)
         assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)
         audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
         assert [(entry.actor, entry.signed_action is None) for entry in audit_log] == [("olga@example.com", False)] * 2

@@ -96,7 +96,7 @@ def _is_plain_json(value: Any, depth: int = 0) -> bool:
 
 
 def _has_whole_minutes(value: datetime | time) -> bool:
-    """Tell whether the offset of a time is written completely; ISO 8601 has no seconds there."""
+    """Return whether the offset of a time is written completely; ISO 8601 has no seconds there."""
     offset = value.utcoffset()
     return value.tzinfo is None or (offset is not None and not offset % _MINUTE)
 

@@ -19,7 +19,7 @@ _MAX_NAMED: Final = 5
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
+    """Return whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return True
     for cause in causes(error):  # the handler may have wrapped it

@@ -51,7 +51,7 @@ def _check_ports() -> None:
 
 
 def is_local(url: str) -> bool:
-    """Tell whether a URL has a loopback address of this machine."""
+    """Return whether a URL has a loopback address of this machine."""
     host = _host(url)
     if host == "localhost" or host.endswith(".localhost"):
         return True

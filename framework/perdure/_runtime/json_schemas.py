@@ -139,7 +139,7 @@ def _values(schema: dict[str, Any]) -> list[Any] | None:
 
 
 def _reads(given: str, wanted: str, reader: dict[str, Any], writer: dict[str, Any]) -> bool:
-    """Tell whether pydantic may read one JSON type where the schema names another one."""
+    """Return whether pydantic may read one JSON type where the schema names another one."""
     if given == wanted or {given, wanted} <= {"integer", "number"}:
         return True
     if wanted in ("integer", "number") and given == "string":

@@ -20,13 +20,13 @@ def written_name(name: str, field: Schema) -> str:
 
 
 def reads_other_name(name: str, field: Schema) -> bool:
-    """Tell whether a field is read under another name than it is written."""
+    """Return whether a field is read under another name than it is written."""
     alias = field.get("validation_alias")
     return alias not in (None, written_name(name, field)) or (alias is None and "serialization_alias" in field)
 
 
 def reads_other_names(schema: Any) -> bool:
-    """Tell whether a type has a field that is read under another alias than it is written."""
+    """Return whether a type has a field that is read under another alias than it is written."""
     for node in _nodes(schema):
         fields = node.get("fields")
         if isinstance(fields, Mapping):
@@ -41,7 +41,7 @@ def reads_other_names(schema: Any) -> bool:
 
 
 def has_sets(schema: Any) -> bool:
-    """Tell whether a type has sets."""
+    """Return whether a type has sets."""
     return any(node.get("type") in ("set", "frozenset") for node in _nodes(schema))
 
 

@@ -132,7 +132,7 @@ def _parts(value: Any) -> dict[str, Any] | None:
 
 
 def _equal(read: Any, written: Any) -> bool:
-    """Tell whether two values of one class without parts are equal."""
+    """Return whether two values of one class without parts are equal."""
     if isinstance(written, float):
         equal = read == written and math.copysign(1, read) == math.copysign(1, written)
         return equal or (math.isnan(read) and math.isnan(written))

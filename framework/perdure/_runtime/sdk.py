@@ -84,7 +84,7 @@ class HandlerInfo:
 
     @property
     def writes_state(self) -> bool:
-        """Tell whether the engine accepts writes to state from this handler."""
+        """Return whether the engine accepts writes to state from this handler."""
         return self.kind in ("exclusive", "workflow")
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ async def input_of(ctx: restate.Context) -> bytes | None:
 
 
 def has_body(ctx: restate.Context) -> bool:
-    """Tell whether the body of the request is a value other than null."""
+    """Return whether the body of the request is a value other than null."""
     return cast("ServerInvocationContext", ctx).invocation.input_buffer not in (b"", b"null")
 
 
@@ -139,12 +139,12 @@ def initial_header(ctx: restate.Context, name: str) -> str | None:
 
 
 def has_key(ctx: restate.Context) -> bool:
-    """Tell whether a context belongs to a virtual object or a workflow."""
+    """Return whether a context belongs to a virtual object or a workflow."""
     return handler_info(ctx).kind != "service"
 
 
 def is_replaying(ctx: restate.Context) -> bool:
-    """Tell whether the handler is replaying its journal."""
+    """Return whether the handler is replaying its journal."""
     context: Any = ctx
     replaying: bool = context.vm.vm.is_replaying()  # called for each event: the SDK's wrapper would be slower
     return replaying
@@ -453,7 +453,7 @@ def retry_invocation_id(call: restate.RestateDurableCallFuture[Any]) -> None:
 
 
 def input_closed(ctx: restate.Context) -> bool:
-    """Tell whether the engine can send nothing more to this attempt, such as a cancel."""
+    """Return whether the engine can send nothing more to this attempt, such as a cancel."""
     return bool(cast("Any", ctx).receive._http_input_closed.is_set())
 
 
@@ -463,7 +463,7 @@ def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -
 
 
 def has_result(future: restate.RestateDurableFuture[Any]) -> bool:
-    """Tell whether a future has its result, without waiting for it."""
+    """Return whether a future has its result, without waiting for it."""
     return bool(cast("Any", future).is_completed())  # not declared by the public class
 
 
@@ -503,7 +503,7 @@ async def wait_for_first(ctx: restate.Context, waits: Sequence[Wait]) -> None:
 
 
 def is_over(ctx: restate.Context, wait: Wait) -> bool:
-    """Tell whether a wait is over. Deterministic, because notifications arrive in the order of the journal."""
+    """Return whether a wait is over. Deterministic, because notifications arrive in the order of the journal."""
     match wait:
         case SingleUnresolvedFuture(handle):
             return cast("ServerInvocationContext", ctx).vm.is_completed(handle)

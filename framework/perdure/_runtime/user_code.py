@@ -79,12 +79,12 @@ class Supervised:
 
     @property
     def is_cancelled(self) -> bool:
-        """Tell whether the invocation is cancelled."""
+        """Return whether the invocation is cancelled."""
         return self._cancelled.done() or self.cancel_is_late
 
     @property
     def cancel_is_late(self) -> bool:
-        """Tell whether only the next attempt of the invocation receives the cancel."""
+        """Return whether only the next attempt of the invocation receives the cancel."""
         return self._late_cancel.is_known
 
     def cancel(self) -> None:
@@ -126,7 +126,7 @@ class Supervised:
 
 
 def _is_asyncio_wait(error: Exception) -> bool:
-    """Tell whether asyncio has failed to treat a durable future as one of its own."""
+    """Return whether asyncio has failed to treat a durable future as one of its own."""
     if not isinstance(error, AttributeError) or error.name != "add_done_callback":
         return False
     return isinstance(getattr(error.obj, "future", error.obj), restate.RestateDurableFuture)

@@ -61,17 +61,17 @@ async def settle(future: restate.RestateDurableFuture[Any]) -> None:
 
 
 def _is_refusal(error: TerminalError) -> bool:
-    """Tell whether a wait was refused, inside a run or in another task; otherwise, its error is a cancel."""
+    """Return whether a wait was refused, inside a run or in another task; otherwise, its error is a cancel."""
     return isinstance(error, PerdureTerminalError) and not isinstance(error, Cancelled)
 
 
 def is_own_cancel(error: TerminalError) -> bool:
-    """Tell whether an error is the cancel of this invocation. A callee's cancel arrives as a plain terminal error."""
+    """Return whether an error is the cancel of this invocation. A callee's cancel arrives as a plain terminal error."""
     return isinstance(error, Cancelled)
 
 
 def has_own_cancel(error: BaseException) -> bool:
-    """Tell whether an error is the cancel of this invocation, or was raised while handling it.
+    """Return whether an error is the cancel of this invocation, or was raised while handling it.
 
     The search ends at a `StepFailed`, whose causes belong to the callee.
     """

@@ -344,7 +344,7 @@ TYPED = st.recursive(st.sampled_from(list(LEAVES.items())), containers, max_leav
 
 
 def is_same(read: Any, written: Any) -> bool:  # noqa: PLR0911 - one per kind of value
-    """Tell whether two values are equal and of one class, in all parts. Written apart from the code under test."""
+    """Return whether two values are equal and of one class, in all parts. Written apart from the code under test."""
     if type(read) is float and type(written) is int:
         return bool(read == written)
     if type(read) is not type(written):
