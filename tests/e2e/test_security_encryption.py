@@ -35,7 +35,7 @@ async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
                 facts = await play(scenario, harness)
                 assert [fact for fact in facts if not fact.agrees] == [], scenario.name
 
-            secret = ORDINARY.model_copy(update={"traveller": "encrypted@example.com"})
+            secret = ORDINARY.model_copy(update={"traveller": "hidden@example.com"})
             assert await harness.book(new_trip_id(), secret) == "confirmed"
 
             # The engine stores a refused unencrypted request, which shows that the search below finds readable text.

@@ -151,7 +151,7 @@ async def test_second_platform_is_refused_and_reported(server, admin, monkeypatc
     east = build_app(*sagas("DoctoredEast"))
     monkeypatch.setenv(PLATFORM_SETTING, "west")
     west = build_app(*sagas("DoctoredWest"))
-    spec = ServiceSpec("saga", "", "control", ("Rollbacks", "DeadLetters"))
+    spec = ServiceSpec("saga", "", "control", 0, ("Rollbacks", "DeadLetters"))
     async with listening(east) as one, listening(west) as two:
         await register(admin, [Registration(spec, one.url)])
         with pytest.raises(ProcessError, match=r"saga at .* is not registered: different platforms serve DeadLetters"):

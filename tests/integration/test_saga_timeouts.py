@@ -210,7 +210,8 @@ async def test_successful_retry_counts_as_completed(bench, did):
 
     async def main(cp: Orchestration) -> None:
         step = slow_step(cp)
-        undo = BoundCompensation("undo", CompensationHandler(service="Repair", handler="undo"), step.request)
+        payload = step.request.model_dump(mode="json")
+        undo = BoundCompensation("undo", CompensationHandler(service="Repair", handler="undo"), payload)
         await cp.parallel(replace(step, compensate=undo))
         await run_step(cp, "next", fails=-1)
 

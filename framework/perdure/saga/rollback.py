@@ -45,6 +45,7 @@ from perdure.saga.messages import (
     read_report,
     rollback_status,
 )
+from perdure.saga.payload_check import check_payload
 from perdure.saga.policy import (
     after_failure,
     after_success,
@@ -163,6 +164,8 @@ class Rollbacks:
         checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
         if request.action is OperatorAction.REDRIVE and step.compensation is None:
             raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
+        if step.compensation is not None and request.payload is not None:
+            await check_payload(ctx, step.compensation, request.payload)
         letter_id = f"{saga.saga_id}/{step.position}"
         if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
             await remove_dead_letter(ctx, letter_id)
