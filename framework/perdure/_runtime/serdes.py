@@ -110,15 +110,9 @@ class TypedSerde(Serde[T], Generic[T]):
         if obj is None and self.accepts_empty:
             return b""
         self.require_writable(place)
-        if self._is_exact is not None:
-            try:
-                if self._is_exact(obj):
-                    value = order_sets(obj) if self._order_sets else obj
-                    data = self._dump(value, by_alias=True, warnings=False)
-                    if len(data) < _MAX_DIGITS or not _LONG_NUMBER.search(data):
-                        return data
-            except Exception:  # noqa: BLE001, S110 - the value is examined below, for the reason
-                pass
+        exact = self._encode_exact(obj)
+        if exact is not None:
+            return exact
         encoded = self._encode(obj)
         if isinstance(encoded, bytes):
             return encoded
@@ -128,6 +122,16 @@ class TypedSerde(Serde[T], Generic[T]):
         """Raise the error of `write` if no value of the type can be read back."""
         if self.unwritable is not None:
             raise _unwritable(place, f"a value as {self.type_name}", self.unwritable)
+
+    def _encode_exact(self, obj: Any) -> bytes | None:
+        """Return the JSON of a value if its classes alone show that it is read back unchanged."""
+        try:
+            if self._is_exact is None or not self._is_exact(obj):
+                return None
+            data = self._dump(order_sets(obj) if self._order_sets else obj, by_alias=True, warnings=False)
+        except Exception:  # noqa: BLE001 - `_encode` finds the reason
+            return None
+        return data if len(data) < _MAX_DIGITS or not _LONG_NUMBER.search(data) else None
 
     def _encode(self, obj: Any) -> bytes | Unwritable:
         """Return the JSON of a value in the first form that is read back unchanged, or the problem."""
