@@ -37,7 +37,7 @@ class IngressClient:
         max_attempts: The maximum number of attempts of a request that is safe to repeat.
         admin_url: The URL of the admin API, which `cancel` requires.
         codec: The codec for services that encrypt their journal, see `perdure.security.codec_from_environment`.
-        actor_key: A key that signs calls and sends, so that `perdure.caller` returns its owner in handlers.
+        actor_key: A key that signs calls and sends, so that `perdure.callers.caller` returns its owner in handlers.
         http: A HTTP client to use, which is not closed.
         max_retry_after: The longest wait before a retry that a ``Retry-After`` header may ask for.
 
