@@ -191,7 +191,7 @@ class TypedSerde(Serde[T], Generic[T]):
 
 
 class CheckedSerde(Serde[T], Generic[T]):
-    """Serde of a type whose subclasses define the error for unreadable values."""
+    """Base of serdes that define the error for unreadable values."""
 
     def __init__(self, type_: type[T]) -> None:
         self._inner = serde_for(type_)

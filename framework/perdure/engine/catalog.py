@@ -18,8 +18,6 @@ from perdure.engine.admin import AdminClient
 from perdure.serving.declarations import PLATFORM_METADATA, TARGETS_METADATA, describe
 from perdure.targets import Target
 
-__all__ = ["SINGLETONS", "Catalog", "Problem", "conflicts", "find_problem"]
-
 SINGLETONS: Final = frozenset({"Approvals", "DeadLetters", "Rollbacks", "Schedules"})
 """Services that one engine can have once: a second one would take over the work of the first."""
 
