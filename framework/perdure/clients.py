@@ -168,14 +168,18 @@ class _Client(Generic[I, O]):
         self._check(idempotency_key, call=True)
         content = self._input.write(request, f"the request of {self.target}")
         activity = start_activity(self._ctx, ActivityKind.CALL, str(self.target))
-        future = self._ctx.generic_call(
-            self.target.service,
-            self.target.handler,
-            content,
-            key=self._key,
-            idempotency_key=idempotency_key,
-            headers=None if headers is None else dict(headers),
-        )
+        try:
+            future = self._ctx.generic_call(
+                self.target.service,
+                self.target.handler,
+                content,
+                key=self._key,
+                idempotency_key=idempotency_key,
+                headers=None if headers is None else dict(headers),
+            )
+        except TerminalError as error:  # refused before it was sent
+            activity.end(error)
+            raise
         return CallFuture(future, self._output, activity)
 
     async def send(

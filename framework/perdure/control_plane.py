@@ -15,7 +15,7 @@ import restate
 from perdure._runtime.serdes import Written, serde_for
 from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
-from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
+from perdure.errors import ConfigurationError, InvalidInput, terminal_cause
 from perdure.handlers import Definition, HandlerSignature, bind, read_signature, serialize_response
 from perdure.observability.tracing import annotate
 from perdure.retry import RetryPolicy
@@ -176,7 +176,7 @@ class ControlPlaneService:
 
             async def invoke(ctx: restate.WorkflowContext, request: Any) -> Written:
                 async def work(cp: Orchestration) -> Written:
-                    return serialize_response(await signature.invoke(cp, request), output, target)
+                    return serialize_response(ctx, await signature.invoke(cp, request), output, target)
 
                 return await self._orchestrate(ctx, work)
 
@@ -265,7 +265,7 @@ class ControlPlaneService:
                 cp.caller = inherited_caller(ctx)
             result = await work(cp)
         except Exception as error:
-            terminal = _terminal_cause(error)
+            terminal = terminal_cause(error)
             if terminal is None:  # the engine retries, so there is nothing to roll back
                 raise
             failed = await cp.fail(terminal)
@@ -317,8 +317,3 @@ class ControlPlaneService:
                 f"beginning with {key[:20]!r}",
                 metadata={"field": self._key_name},
             )
-
-
-def _terminal_cause(error: BaseException) -> TerminalError | None:
-    """Return the terminal error in an error's chain of causes, with which the SDK also ends the invocation."""
-    return next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)

@@ -22,7 +22,7 @@
        ├─ LoopFailed            as cause   an iteration of a loop failed; names it, keeps status and metadata
        ├─ SagaError                  500   code violates a rule of sagas, such as compensation before action
        └─ StepFailed            as cause   a step of a saga failed; names the step, keeps status and metadata
-    PerdureError                           not terminal; raised outside handlers, except for the first and last two
+    PerdureError                           not terminal; in a handler, the engine retries it
     ├─ Aborted                             user code ended with SystemExit or the like; retried
     ├─ ConfigurationError                  settings or definitions are invalid; raised at start
     ├─ IdentityError                       a request is not signed by a trusted engine
@@ -96,7 +96,12 @@ _METADATA_VALUE_LENGTH: Final = 4_000
 
 def is_terminal(error: BaseException) -> bool:
     """Return whether an error ends the invocation: a terminal error, or an error raised ``from`` one."""
-    return any(isinstance(cause, TerminalError) for cause in causes(error))
+    return terminal_cause(error) is not None
+
+
+def terminal_cause(error: BaseException) -> TerminalError | None:
+    """Return the terminal error in an error's chain of causes, with which the SDK ends the invocation; None if none."""
+    return next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

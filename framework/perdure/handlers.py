@@ -141,9 +141,7 @@ def bind(
     async def work(ctx: Any, request: Any) -> Written:
         _check_invocation(ctx, target)
         response = await _reporting(invoke(ctx, request))
-        written = response if isinstance(response, Written) else serialize_response(response, output, target)
-        sdk.check_answer(ctx, len(written))
-        return written
+        return response if isinstance(response, Written) else serialize_response(ctx, response, output, target)
 
     if signature.takes_input:
 
@@ -213,15 +211,19 @@ def _check_invocation(ctx: restate.Context, target: Target[Any, Any, Any]) -> No
         raise InvalidInput(f"{target} takes no input: send an empty body", metadata={"field": "body"})
 
 
-def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any, Any]) -> Written:
-    """Return the bytes of a handler's response; raise a terminal 500 if it does not match its type."""
+def serialize_response(
+    ctx: restate.Context, response: Any, serde: TypedSerde[Any], target: Target[Any, Any, Any]
+) -> Written:
+    """Return the bytes of a handler's response; raise a terminal error if its type or size is wrong."""
     try:
-        return Written(serde.write(response, f"the response of {target}"))
+        written = Written(serde.write(response, f"the response of {target}"))
     except PerdureTerminalError as error:
         error.metadata = {**(error.metadata or {}), "handler": str(target)}
         raise
     except BaseException as error:  # noqa: BLE001 - of the user's serialisers
         raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
+    sdk.check_answer(ctx, len(written))
+    return written
 
 
 def handler(

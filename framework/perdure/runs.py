@@ -44,7 +44,7 @@ RUN_DURATION: Final = timedelta(minutes=5)
 """Default time for which a run is retried: long enough for a restart or a failover of a dependency."""
 
 LOST_ATTEMPTS_KEY: Final = "lost_attempts"
-"""Metadata of `RunExhausted`: the number of attempts that ended with their process, which no limit counts."""
+"""Metadata of `RunExhausted`: the number of attempts that ended with their process or connection, uncounted."""
 
 _ABORTED_KEY: Final = "aborted_attempts"
 

@@ -150,17 +150,18 @@ async def scrap(ctx: sdk.Context, part: Part) -> None:
 
 
 class Order(BaseModel):
-    """Sizes in KiB of a step's compensation payload, request and result, and the number of such steps."""
+    """Sizes in KiB of a step's compensation payload, request and result, number of such steps, size of the answer."""
 
     record: int = 0
     request: int = 0
     result: int = 0
     steps: int = 1
     is_local: bool = False
+    answer: int = 0
 
 
 @orders.main(steps=1)
-async def order(cp: Orchestration, wanted: Order) -> int:
+async def order(cp: Orchestration, wanted: Order) -> int | str:
     async def make_here(part: Part) -> str:
         did.add(f"make {part.saga}")
         return "r" * part.size
@@ -170,7 +171,7 @@ async def order(cp: Orchestration, wanted: Order) -> int:
         payload = Part(saga=cp.key, request="p" * wanted.record * KIB)
         part = Part(saga=cp.key, request="q" * wanted.request * KIB, size=wanted.result * KIB)
         await cp.step(f"s{number}", make_here if wanted.is_local else make, part, compensate=scrap.bind(payload))
-    return wanted.steps
+    return "a" * wanted.answer * KIB or wanted.steps
 
 
 SMALL = {
@@ -220,11 +221,12 @@ EXCEEDS = {
     "local result": Order(result=129, is_local=True),
     "journal": Order(request=10, result=120, steps=8),
     "local journal": Order(result=120, steps=8, is_local=True),
+    "answer": Order(answer=300),
 }
 
 
 async def test_saga_over_a_limit_is_rolled_back(sized):
-    async def play(wanted: Order, ingress: IngressClient) -> tuple[str, IngressError | int]:
+    async def play(wanted: Order, ingress: IngressClient) -> tuple[str, IngressError | int | str]:
         key = str(uuid4())
         try:
             return key, await ingress.call(order, wanted, key=key)

@@ -6,8 +6,6 @@ import os
 from contextvars import ContextVar
 from typing import Final
 
-__all__ = ["ADMIN_URL_SETTING", "admin_url", "served_to"]
-
 ADMIN_URL_SETTING: Final = "PERDURE_ADMIN_URL"
 
 served_to: ContextVar[str | None] = ContextVar("perdure_admin_url", default=None)

@@ -1,4 +1,4 @@
-"""Types of which a cheap test tells that a value is read back unchanged.
+"""Cheap tests, derived from types, that a value is read back unchanged.
 
 Reading each value back would cost several times as much as writing it. `exact_check` therefore derives from a type,
 once, a test of exact classes. Only values that fail it, and those of types without a test, are read back and compared.

@@ -72,7 +72,7 @@ def with_message(error: E, message: str, **metadata: str) -> E:
     copied.__dict__.update(copy.copy(vars(error)))
     copied.args = (message,)
     copied.message = message
-    copied.metadata = {**metadata_of(error), **metadata} if metadata else error.metadata
+    copied.metadata = {**metadata_of(error), **metadata} or None
     return copied
 
 
@@ -98,9 +98,8 @@ def _sum_up(errors: Sequence[BaseException]) -> BaseException:
     terminal = [cause for error in errors for cause in causes(error) if isinstance(cause, TerminalError)]
     first = next((error for error in terminal if isinstance(error, Cancelled)), None) or next(iter(terminal), None)
     if first is not None:
-        return with_message(
-            first, f"{message_of(first)} (and {_listed([e for e in errors if first not in causes(e)])})"
-        )
+        others = [error for error in errors if first not in causes(error)]
+        return with_message(first, f"{message_of(first)} (and {_listed(others)})") if others else first
     retryable = [error for error in errors if isinstance(error, RetryableError)]
     if retryable:
         delays = [error.retry_after for error in retryable if error.retry_after is not None]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["mismatch", "schema_of_value"]
+from perdure._runtime.round_trip import join_field
 
 Schema = Any
 """A JSON schema: a dict, or True for any value."""
@@ -88,21 +88,23 @@ class _Comparison:
         if not open_ended:
             for name in reader.get("required", []):
                 if name not in written:
-                    return f"{_join(path, name)} is missing"
+                    return f"{join_field(path, name)} is missing"
         for name in written:
             if name not in fields and reader.get("additionalProperties") is False:
-                return f"there is no field {_join(path, name)}"
+                return f"there is no field {join_field(path, name)}"
         others = reader.get("additionalProperties", True)
-        return _first(self.difference(fields.get(name, others), written[name], _join(path, name)) for name in written)
+        return _first(
+            self.difference(fields.get(name, others), item, join_field(path, name)) for name, item in written.items()
+        )
 
     def _array(self, reader: dict[str, Any], writer: dict[str, Any], path: str) -> str | None:
         first, rest = writer.get("prefixItems", []), writer.get("items", True)
         expected, others = reader.get("prefixItems", []), reader.get("items", True)
         for number, item in enumerate(first):
             wanted = expected[number] if number < len(expected) else others
-            if found := self.difference(wanted, item, _join(path, str(number))):
+            if found := self.difference(wanted, item, join_field(path, str(number))):
                 return found
-        return self.difference(others, rest, _join(path, "*")) if not expected else None
+        return self.difference(others, rest, join_field(path, "*")) if not expected else None
 
 
 def _resolve(schema: Schema, root: Schema) -> Schema:
@@ -159,10 +161,6 @@ def _first(found: Iterable[str | None]) -> str | None:
 def _deepest(found: list[str | None]) -> str | None:
     key: Callable[[str], int] = lambda each: each.partition(" ")[0].count(".")  # noqa: E731
     return max((each for each in found if each is not None), key=key, default=None)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _article(types: list[str]) -> str:

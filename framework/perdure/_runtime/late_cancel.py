@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar, Final
 
 FindCancel = Callable[[str], Awaitable[bool]]
-"""Returns whether an invocation is cancelled."""
+"""Returns whether an invocation is cancelled; raises no error."""
 
 find_cancel: ContextVar[FindCancel | None] = ContextVar("perdure_find_cancel", default=None)
 
@@ -39,16 +39,24 @@ class LateCancel:
 
     async def until_found(self, ends: set[asyncio.Future[Any]]) -> None:
         """Wait until the cancel is found, or the first of the futures is done."""
-        interval = None if find_cancel.get() is None else INTERVAL
-        while not (await asyncio.wait(ends, timeout=interval, return_when=asyncio.FIRST_COMPLETED))[0]:
-            if await self._search():
-                return
+        find = find_cancel.get()
+        interval = None if find is None else INTERVAL
+        if (await asyncio.wait(ends, timeout=interval, return_when=asyncio.FIRST_COMPLETED))[0] or find is None:
+            return
+        search = asyncio.create_task(self._search(find))  # an end does not wait for a slow admin API
+        try:
+            await asyncio.wait({*ends, search}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            search.cancel()
 
-    async def _search(self) -> bool:
-        find, now = find_cancel.get(), time.monotonic()
-        turn = max(now, LateCancel._next_search)
-        if find is not None and self._may_search() and turn - now < INTERVAL:
-            LateCancel._next_search = turn + 1 / MAX_RATE
-            await asyncio.sleep(turn - now)
-            self.is_known = await find(self._invocation_id)
-        return self.is_known
+    async def _search(self, find: FindCancel) -> None:
+        while True:
+            now = time.monotonic()
+            turn = max(now, LateCancel._next_search)
+            if self._may_search() and turn - now < INTERVAL:
+                LateCancel._next_search = turn + 1 / MAX_RATE
+                await asyncio.sleep(turn - now)
+                if self.is_known or await find(self._invocation_id):
+                    self.is_known = True
+                    return
+            await asyncio.sleep(INTERVAL)

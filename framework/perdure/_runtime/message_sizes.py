@@ -26,11 +26,6 @@ _MIB: Final = 1024 * 1024
 _OVERHEAD: Final = 64 * 1024
 _SMALLEST: Final = 2 * _OVERHEAD
 
-_MAX_ERROR: Final = 16 * 1024
-"""Characters of an error, from which its texts are cut."""
-_CUT_TEXT: Final = 4_000
-_CUT_ENTRIES: Final = 20
-
 _bytes: Final = TypeAdapter(ByteSize)
 
 Headers = Sequence[tuple[str, str]] | None
@@ -273,55 +268,6 @@ class MeasuredVM(VMWrapper):
                     return Failure(error.status_code, error.message, metadata=error.metadata)
         return value
 
-    def sys_write_output_failure(self, output: Failure) -> None:
-        """Send the handler's error."""
-        super().sys_write_output_failure(_bounded(output))
-
-    def propose_run_completion_failure(self, handle: int, output: Failure) -> None:
-        """Send the terminal error of a run."""
-        super().propose_run_completion_failure(handle, _bounded(output))
-
-    def propose_run_completion_transient(self, handle: int, failure: Failure, *args: Any, **kwargs: Any) -> None:
-        """Send the error of a run's attempt."""
-        super().propose_run_completion_transient(handle, _bounded(failure), *args, **kwargs)
-
-    def propose_run_completion_transient_with_delay_override(
-        self, handle: int, failure: Failure, *args: Any, **kwargs: Any
-    ) -> None:
-        """Send the error of a run's attempt that sets its own delay."""
-        super().propose_run_completion_transient_with_delay_override(handle, _bounded(failure), *args, **kwargs)
-
-    def notify_error(self, error: str, stacktrace: str, *args: Any, **kwargs: Any) -> None:
-        """Send the error of the attempt."""
-        super().notify_error(_cut(error), _cut(stacktrace), *args, **kwargs)
-
-    def sys_complete_promise_failure(self, name: str, failure: Failure) -> int:
-        """Reject a promise."""
-        return super().sys_complete_promise_failure(name, _bounded(failure))
-
-    def sys_reject_awakeable(self, name: str, failure: Failure) -> None:
-        """Reject an awakeable."""
-        super().sys_reject_awakeable(name, _bounded(failure))
-
-    def sys_reject_signal(self, invocation_id: str, signal_name: str, failure: Failure) -> None:
-        """Reject a signal."""
-        super().sys_reject_signal(invocation_id, signal_name, _bounded(failure))
-
 
 def _header_size(headers: Headers) -> int:
     return sum(len(name) + len(value) for name, value in headers or ())
-
-
-def _bounded(failure: Failure) -> Failure:
-    """Return a failure of a bounded size. An error must arrive, so its texts are cut instead of refused."""
-    metadata = failure.metadata or {}
-    texts = [failure.message, failure.stacktrace or "", *metadata, *metadata.values()]
-    if sum(map(len, texts)) <= _MAX_ERROR:
-        return failure
-    stacktrace = None if failure.stacktrace is None else _cut(failure.stacktrace)
-    kept = {_cut(name): _cut(value) for name, value in list(metadata.items())[:_CUT_ENTRIES]}
-    return Failure(failure.code, _cut(failure.message), stacktrace, kept or None)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _CUT_TEXT else f"{text[:_CUT_TEXT]}… ({len(text):,} characters)"

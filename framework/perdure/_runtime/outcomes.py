@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from restate.exceptions import SdkInternalBaseException
 
-from perdure._runtime.plain_text import text_of
+from perdure._runtime.plain_text import shorten, text_of
 from perdure.errors import Aborted
 
 Outcome = tuple[Any, BaseException | None]
@@ -79,4 +79,4 @@ def describe(error: BaseException) -> str:
     """Return class and message of an error, shortened."""
     text = text_of(error)
     name = type(error).__name__
-    return f"{name}: {text}"[:MAX_TEXT] if text else name
+    return shorten(f"{name}: {text}", MAX_TEXT) if text else name

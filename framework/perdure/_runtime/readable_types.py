@@ -1,4 +1,4 @@
-"""What pydantic's core schema of a type tells about reading its values back, before there is a value."""
+"""Checks of a type before there is a value: whether its values can be read back, by pydantic's core schema."""
 
 from __future__ import annotations
 

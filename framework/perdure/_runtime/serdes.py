@@ -186,8 +186,10 @@ class TypedSerde(Serde[T], Generic[T]):
 
     def json_schema(self, mode: Literal["validation", "serialization"] = "validation") -> Any:
         """Return the JSON schema of the values that are read or written; True if the type has none."""
+        if self._by_name and mode == "validation":
+            return True  # read by names and by aliases, which no schema of pydantic says
         try:
-            schema = self._adapter.json_schema(mode=mode)
+            schema = self._adapter.json_schema(mode=mode, by_alias=not self._by_name)
             json.dumps(schema, allow_nan=False)  # as the engine reads it
         except (PydanticUserError, ValueError, TypeError):
             return True
@@ -195,7 +197,7 @@ class TypedSerde(Serde[T], Generic[T]):
 
 
 class CheckedSerde(Serde[T], Generic[T]):
-    """Serde of a type whose subclasses define the error for unreadable values."""
+    """Base of serdes that define the error for unreadable values."""
 
     def __init__(self, type_: type[T]) -> None:
         self._inner = serde_for(type_)

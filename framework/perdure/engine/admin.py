@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from perdure._runtime.http import http_client
+from perdure._runtime.outcomes import describe
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import EngineError
 from perdure.observability.logging import get_logger
@@ -196,8 +197,9 @@ def cancel_finder(url: str) -> Callable[[str], Awaitable[bool]]:
         try:
             async with AdminClient(url) as admin:
                 return await admin.is_cancelled(invocation_id)
-        except EngineError as error:
-            log.warning("cannot search for a cancel; it takes effect when the side effect ends", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a search must not fail the code that it is made for
+            reason = describe(error)
+            log.warning("cannot search for a cancel; it takes effect when the running code ends", reason=reason)
             return False
 
     return is_cancelled

@@ -18,8 +18,6 @@ from perdure.engine.admin import AdminClient
 from perdure.serving.declarations import PLATFORM_METADATA, TARGETS_METADATA, describe
 from perdure.targets import Target
 
-__all__ = ["SINGLETONS", "Catalog", "Problem", "conflicts", "find_problem"]
-
 SINGLETONS: Final = frozenset({"Approvals", "DeadLetters", "Rollbacks", "Schedules"})
 """Services that one engine can have once: a second one would take over the work of the first."""
 
@@ -114,12 +112,13 @@ def _difference(target: Mapping[str, Any], handler: Mapping[str, Any]) -> str | 
 
 def _input_difference(handler: Mapping[str, Any], written: Any) -> str | None:
     if "input_json_schema" in handler:
+        read = handler["input_json_schema"]
         # For a type such as ``int | None``, the SDK publishes the schema of int.
-        if written == {"type": "null"} and handler["input_json_schema"].keys() <= {"type", "items"}:
+        if written == {"type": "null"} and isinstance(read, dict) and read.keys() <= {"type", "items"}:
             return None
         optional = isinstance(written, dict) and {"type": "null"} in written.get("anyOf", ())
         others = [each for each in written["anyOf"] if each != {"type": "null"}] if optional else []
-        return mismatch(handler["input_json_schema"], {**written, "anyOf": others} if optional else written)
+        return mismatch(read, {**written, "anyOf": others} if optional else written)
     # A handler without input, or one of which the engine does not know the type.
     if str(handler.get("input_description", "")) not in ("none", "*/*") or written in (True, {}, {"type": "null"}):
         return None

@@ -14,7 +14,7 @@ from restate import InvocationRetryPolicy
 
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
-from perdure.errors import ConfigurationError, RunExhausted, SagaError, TerminalError, causes, error_code
+from perdure.errors import ConfigurationError, RunExhausted, SagaError, error_code, metadata_of, terminal_cause
 from perdure.handlers import HandlerSignature, bind, read_signature
 from perdure.observability.lifecycle import HandlerRole
 from perdure.retry import RetryPolicy
@@ -92,11 +92,10 @@ async def mark_failure(signature: HandlerSignature[Any], ctx: Any, request: Any)
     try:
         return await signature.invoke(ctx, request)
     except Exception as error:
-        terminal = next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)
-        if terminal is not None:
+        if (terminal := terminal_cause(error)) is not None:
             is_exhausted = error_code(terminal) == RunExhausted.code
             kind = CompensationFailure.EXHAUSTED if is_exhausted else CompensationFailure.TERMINAL
-            terminal.metadata = {**(terminal.metadata or {}), FAILURE_KEY: kind.value}
+            terminal.metadata = {**metadata_of(terminal), FAILURE_KEY: kind.value}
         raise
 
 

@@ -214,7 +214,7 @@ class Orchestration:
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
-            if failed.message != f"step '{name}' failed: {KEY_REUSED}":
+            if not isinstance(failed.__cause__, TerminalError) or failed.__cause__.message != KEY_REUSED:
                 raise
             raise StepFailed(
                 name,

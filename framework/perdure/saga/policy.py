@@ -25,8 +25,8 @@ _STATE_AFTER = {
     OperatorAction.RESOLVE: CompensationState.RESOLVED,
     OperatorAction.DISCARD: CompensationState.DISCARDED,
 }
-_SHORTEST_LOOK: Final = timedelta(seconds=1)
-_LONGEST_LOOK: Final = timedelta(minutes=1)
+_SHORTEST_CHECK: Final = timedelta(seconds=1)
+_LONGEST_CHECK: Final = timedelta(minutes=1)
 _ENDED_ATTEMPT: Final[dict[str, Any]] = {
     "trying_since": None,
     "unknown_outcomes": 0,
@@ -182,9 +182,9 @@ def delay_after(progress: StepProgress, retry: RetryPolicy, config: SagaConfig) 
 
 
 def delay_while_running(progress: StepProgress, now: datetime) -> timedelta:
-    """Return the delay before the next look at an attempt that outlasted a pass, longer for one that takes longer."""
+    """Return the delay before a running attempt is checked again. It grows with the attempt's duration."""
     elapsed = timedelta(0) if progress.trying_since is None else now - progress.trying_since
-    return min(_LONGEST_LOOK, max(_SHORTEST_LOOK, elapsed / 4))
+    return min(_LONGEST_CHECK, max(_SHORTEST_CHECK, elapsed / 4))
 
 
 def _permits(retry: RetryPolicy, progress: StepProgress, now: datetime) -> bool:

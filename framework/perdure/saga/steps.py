@@ -18,7 +18,7 @@ from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import any_done, is_own_cancel
 from perdure.clients import CallFuture, client_of
-from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError, TooLarge
+from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
@@ -227,7 +227,7 @@ class _RunningStep:
         try:
             with self._activity.as_current(), sdk.step_budget(self._runner.ctx, self.step.name):
                 self._start_action()
-        except TooLarge as error:
+        except TerminalError as error:  # refused before it was sent
             self._fail(error)
 
     def _start_action(self) -> None:

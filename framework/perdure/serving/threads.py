@@ -22,8 +22,6 @@ from perdure.observability.instruments import GaugeMetric
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import THREADS_BUSY, THREADS_LIMIT, THREADS_WAITING
 
-__all__ = ["THREADS_SETTING", "WatchedPool", "observe_threads", "thread_limit"]
-
 THREADS_SETTING: Final = "PERDURE_THREADS"
 DEFAULT_THREADS: Final = 1_000
 """The engine's default of ``concurrent-invocations-limit``."""

@@ -54,6 +54,24 @@ def test_interruption_in_group_interrupts(group, interruption):
     assert failure_of(BaseExceptionGroup("g", [group, interruption])) is interruption
 
 
+def test_group_with_one_cause_is_its_error():
+    cause = Refused("full")
+    errors = [ValueError("a"), KeyError("b")]
+    for error in errors:
+        error.__cause__ = cause
+    assert failure_of(ExceptionGroup("g", errors)) is cause
+
+
+def test_group_with_incomplete_terminal_error():
+    class Incomplete(TerminalError):
+        def __init__(self) -> None:
+            Exception.__init__(self, "incomplete")
+
+    failure = failure_of(ExceptionGroup("g", [Incomplete(), ValueError("x")]))
+    assert isinstance(failure, Incomplete)
+    assert "ValueError: x" in failure.message
+
+
 def test_cancel_in_group_wins():
     failure = failure_of(ExceptionGroup("g", [Refused("full"), Cancelled("cancelled")]))
     assert isinstance(failure, Cancelled)

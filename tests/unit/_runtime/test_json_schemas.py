@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from perdure._runtime.json_schemas import mismatch, schema_of_value
 from perdure._runtime.serdes import serde_for
@@ -29,6 +29,10 @@ class Leaf(BaseModel):
     label: str = ""
 
 
+class Renamed(BaseModel):
+    size: int = Field(validation_alias="label", serialization_alias="z")
+
+
 class Tree(BaseModel):
     name: str
     leaf: Leaf | None = None
@@ -41,8 +45,8 @@ class Tree(BaseModel):
 
 
 TYPES: list[Any] = [
-    Tree, Leaf, Color, int, str, bool, float, Decimal, datetime, date, timedelta, UUID, bytes, list[Leaf], set[int],
-    dict[str, list[int]], tuple[int, ...], Leaf | None, int | str, Literal["x", 1], Any, type(None),
+    Tree, Leaf, Renamed, Color, int, str, bool, float, Decimal, datetime, date, timedelta, UUID, bytes, list[Leaf],
+    set[int], dict[str, list[int]], tuple[int, ...], Leaf | None, int | str, Literal["x", 1], Any, type(None),
 ]  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)

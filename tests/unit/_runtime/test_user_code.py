@@ -115,6 +115,22 @@ async def test_search_for_cancel_only_when_it_cannot_arrive(input_closed, found)
     assert searched == ["inv_1"] * (2 if found else 0)
 
 
+async def test_end_does_not_wait_for_a_search():
+    searching = asyncio.Event()
+
+    async def hang(_: str) -> bool:
+        searching.set()
+        return await asyncio.Event().wait()
+
+    find_cancel.set(hang)
+    cancel, end = LateCancel("inv_1", lambda: True), asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(cancel.until_found({end}))
+    await searching.wait()
+    end.set_result(None)
+    await asyncio.wait_for(waiting, 5)
+    assert not cancel.is_known
+
+
 async def test_rate_of_searches_is_limited(monkeypatch):
     monkeypatch.setattr(late_cancel, "MAX_RATE", 50.0)
     searches = 0

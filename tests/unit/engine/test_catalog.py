@@ -37,6 +37,7 @@ SERVICES: list[dict[str, Any]] = [
                 "output_json_schema": Parcel.model_json_schema(),
             },
             {"name": "close", "input_description": "*/*"},
+            {"name": "open", "input_json_schema": True},
         ],
     },
     {
@@ -51,7 +52,7 @@ SERVICES: list[dict[str, Any]] = [
     ("target", "field", "text"),
     [
         (Target("Shp", "pack", Order, Parcel), "target", "no service 'Shp' is registered"),
-        (Target("Shop", "pck", Order, Parcel), "target", "'Shop' has no handler 'pck', only close, pack"),
+        (Target("Shop", "pck", Order, Parcel), "target", "'Shop' has no handler 'pck', only close, open, pack"),
         (Target("Stock", "count", None, int), "key", "'Stock' is a VirtualObject, whose handlers require a key"),
         (KeyedTarget("Shop", "pack", Order, Parcel), "key", "'Shop' is a Service, whose handlers have no key"),
         (Target("Shop", "pack", Parcel, Parcel), "payload", "its input does not fit: id is missing"),
@@ -76,6 +77,7 @@ def test_request_is_compared_with_handler():
     assert catalog.request_problem("Shop", "pack", None, {"id": "a"}) is None
     assert catalog.request_problem("Stock", "count", "bolts", None) is None
     assert catalog.request_problem("Shop", "close", None, None) is None
+    assert catalog.request_problem("Shop", "open", None, None) is None
     wrong = [
         catalog.request_problem("Shop", "pack", None, {"id": []}),
         catalog.request_problem("Shop", "pack", None, None),
