@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
@@ -116,7 +117,16 @@ async def test_catch_up_after_engine_crash(restate_servers: RestateServers, tmp_
                 await engine.start()
                 started = {policy: before[policy].counts.started for policy in CatchUp}
                 started[CatchUp.ALL] += (up - down) // SOON
-                after = {policy: await state_of(schedules, policy, succeeded=started[policy] + 3) for policy in CatchUp}
+
+                async def resumed(policy: CatchUp) -> ScheduleStatus | None:
+                    now = await schedules.status(policy)
+                    is_after = any(run.planned > up for run in now.recent)
+                    return now if is_after and now.counts.succeeded >= started[policy] + 3 else None
+
+                after = {
+                    policy: await eventually(partial(resumed, policy), what=f"a firing of '{policy}' after the outage")
+                    for policy in CatchUp
+                }
         finally:
             await engine.stop()
     planned = {
