@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from perdure.cli.main import _COMMANDS, app
+from perdure.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -54,3 +55,10 @@ def test_library_and_help_start_without_the_sdk(code: str) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "perdure" in loaded
     assert not {"restate", "httpx", "opentelemetry.trace"} & loaded
+
+
+@pytest.mark.parametrize("option", [["--wait"], ["--payload", "{}"]], ids=str)
+def test_reject_redrive_options_for_groups(option: list[str]) -> None:
+    result = CliRunner().invoke(app, ["dead-letters", "redrive", "--signature", "timeout", *option])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--payload and --wait apply to one dead letter" in str(result.exception)
