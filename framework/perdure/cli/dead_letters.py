@@ -162,9 +162,7 @@ def _add_command(action: OperatorAction) -> None:
         if (letter_id is None) == (signature is None):
             raise ConfigurationError("pass either the ID of a dead letter or --signature")
         if signature is not None and (payload is not None or wait):
-            raise ConfigurationError(
-                "--payload and --wait apply to one dead letter: pass its ID instead of --signature"
-            )
+            raise ConfigurationError("--payload and --wait apply to one dead letter; pass its ID, not --signature")
         actor_name, key = resolve_actor(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
