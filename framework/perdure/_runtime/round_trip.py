@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The difference in words, without the value, which may be secret."""
+        """Description of the difference, without the value, which may be secret."""
         if isinstance(self.written, Secret | SecretStr | SecretBytes):
             return MASKED
         if self.read is _MISSING:
