@@ -301,6 +301,24 @@ class Harness:
 
             await eventually(all_sent, what="end of the notifications", within=_WITHIN)
 
+    async def until_notified(self, trip_id: str) -> None:
+        """Wait until a trip's traveller is notified, and all other notifications are sent.
+
+        The engine lists a one-way call only after it has reached the partition of its target.
+
+        Args:
+            trip_id: The trip.
+
+        Raises:
+            WaitTimeout: The notification is missing, or another one is still pending, at the end of the time limit.
+        """
+
+        async def notified() -> bool:
+            return bool((await self.trip(trip_id)).told)
+
+        await eventually(notified, what=f"notification of trip {trip_id}", within=_WITHIN)
+        await self.until_quiet()
+
     async def audit(self) -> str:
         """Audit the platform after the end of all trips: ``holds``, or the names of violated invariants."""
         await self.until_quiet()

@@ -302,7 +302,7 @@ async def _unfinished(harness: Harness, trip_id: str) -> str:
 
 async def _aftermath(harness: Harness, trip_id: str, phase: Literal["completed", "rolled_back"]) -> list[Fact]:
     """Return the facts of a trip's status and database rows after its end."""
-    await harness.until_quiet()
+    await harness.until_notified(trip_id)
     trip, good = await harness.trip(trip_id), phase == "completed"
     return [
         Fact("status", phase, (await harness.status(trip_id)).phase),
