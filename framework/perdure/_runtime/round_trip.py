@@ -57,7 +57,7 @@ class Difference(NamedTuple):
 
 
 def differences(read: Any, written: Any, field: str = "") -> Iterator[Difference]:
-    """Return the parts of a value that differ from what was read, in class or content."""
+    """Return the parts of a value whose class or content differs from the value that was read."""
     if type(read) is not type(written):
         # An int is a float for type checkers.
         if not (type(read) is float and type(written) is int and read == written):

@@ -85,7 +85,7 @@ _Interval: TypeAlias = Annotated[timedelta | None, Field(gt=timedelta(0)), After
 
 
 class Requester(BaseModel):
-    """Requester and subject of an approval, who may not vote.
+    """Requester and subject of an approval. Neither may vote.
 
     Args:
         requester: Requesting person or program, such as ``key:shop``; may be empty.

@@ -172,7 +172,7 @@ class Attempt:
         if is_unknown_handler(message):
             self._start_error = (
                 f"the compensation's handler {compensation} does not exist: deploy a version of the service "
-                "that has it and redrive, or compensate the step by hand and resolve it"
+                "that has it and redrive, or compensate the step manually and resolve it"
             )
         else:
             # The dispatcher may have sent the compensation before it failed. A failed attempt would be followed by one

@@ -163,7 +163,7 @@ class Rollbacks:
         before = await step_progress_state(ctx, step.position).get() or StepProgress()
         checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
         if request.action is OperatorAction.REDRIVE and step.compensation is None:
-            raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
+            raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it manually, then resolve it")
         if step.compensation is not None and request.payload is not None:
             await check_payload(ctx, step.compensation, request.payload)
         letter_id = f"{saga.saga_id}/{step.position}"

@@ -317,7 +317,7 @@ class OperatorAction(StrEnum):
     """An operator action on a dead letter, or on a compensation that waits for its next attempt.
 
     ``REDRIVE`` repeats the compensation with a full set of attempts and, optionally, another payload; ``SKIP`` leaves
-    the step as it is and continues the rollback; ``RESOLVE`` records that the step was compensated by hand;
+    the step as it is and continues the rollback; ``RESOLVE`` records that the step was compensated manually;
     ``DISCARD`` closes the dead letter without compensation; ``ANNOTATE`` only adds an audit entry.
     """
 
