@@ -17,7 +17,12 @@ settings.load_profile("quick")
 # Reading the certificates takes 30 ms of CPU per client, and all clients use the same ones.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
-pytest_plugins = ["perdure.testing.plugin", "tests.plugins.parallel", "tests.plugins.skips"]
+pytest_plugins = [
+    "perdure.testing.plugin",
+    "tests.plugins.parallel",
+    "tests.plugins.shop_database",
+    "tests.plugins.skips",
+]
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -160,7 +160,7 @@ class IngressClient:
             handler_path(target, key),
             target,
             key,
-            request,
+            request_body(target, request),
             idempotency_key=idempotency_key,
             headers=headers,
             timeout=timeout,
@@ -236,7 +236,9 @@ class IngressClient:
             IngressError: The ingress cannot accept the request.
             InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
-        return await self._send(handler, request, key, delay, headers, idempotency_key=idempotency_key)
+        target = target_of(handler)
+        body = request_body(target, request)
+        return await self._send(target, body, key, delay, headers, idempotency_key=idempotency_key)
 
     @overload
     async def submit(
@@ -285,7 +287,39 @@ class IngressClient:
             IngressError: The ingress cannot accept the request.
             InvalidInput: A header cannot be sent.
         """
-        return await self._send(handler, request, key, delay, headers, repeatable=True)
+        target = target_of(handler)
+        return await self._send(target, request_body(target, request), key, delay, headers, repeatable=True)
+
+    async def send_json(
+        self,
+        target: Target[Any, Any, Any],
+        body: str | None,
+        *,
+        key: str | None,
+        idempotency_key: str | None,
+        delay: timedelta | None,
+        headers: Mapping[str, str] | None,
+    ) -> str:
+        """Start a handler with a request that is JSON already, and repeat the request without a response.
+
+        Args:
+            target: The handler. Its types are not used.
+            body: The request; None for a handler without input.
+            key: The key of a virtual object or workflow.
+            idempotency_key: The key with which repeated sends start one invocation only. Only the start of a workflow
+                needs none.
+            delay: The durable delay of the start.
+            headers: Headers for the handler.
+
+        Returns:
+            The invocation ID.
+
+        Raises:
+            IngressError: The ingress cannot accept the request.
+            InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
+        """
+        data = None if body is None else body.encode()
+        return await self._send(target, data, key, delay, headers, idempotency_key=idempotency_key, repeatable=True)
 
     @overload
     async def attach(
@@ -425,8 +459,8 @@ class IngressClient:
 
     async def _send(
         self,
-        handler: Any,
-        request: Any,
+        target: Target[Any, Any, Any],
+        body: bytes | None,
         key: str | None,
         delay: timedelta | None,
         headers: Mapping[str, str] | None,
@@ -434,7 +468,6 @@ class IngressClient:
         idempotency_key: str | None = None,
         repeatable: bool = False,
     ) -> str:
-        target = target_of(handler)
         if self._actor_key is not None and delay is not None and delay > CALL_START_WINDOW:
             raise InvalidInput(f"a signed call must begin within {CALL_START_WINDOW}: the delay {delay} is too long")
         query = "" if delay is None else f"?delay={max(0, round(scaled(delay).total_seconds() * 1000))}ms"
@@ -442,7 +475,7 @@ class IngressClient:
             f"{handler_path(target, key)}/send{query}",
             target,
             key,
-            request,
+            body,
             idempotency_key=idempotency_key,
             headers=headers,
             repeatable=repeatable,
@@ -458,7 +491,7 @@ class IngressClient:
         path: str,
         target: Target[Any, Any, Any],
         key: str | None,
-        request: Any,
+        body: bytes | None,
         *,
         idempotency_key: str | None,
         headers: Mapping[str, str] | None,
@@ -468,11 +501,6 @@ class IngressClient:
         own = {name: check_header(value, f"header '{name}'") for name, value in (headers or {}).items()}
         if idempotency_key is not None:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
-        # The ingress refuses an empty body for a handler with input, even if the input may be None.
-
-        body = None
-        if target.input is not type(None):
-            body = serde_for(target.input).write(request, f"the request of {target}") or b"null"
         if self._actor_key is not None:
             called = CallTarget(service=target.service, handler=target.handler, key=key or "")
             own[CALLER_HEADER] = sign_call(self._actor_key, called, body or b"", at=datetime.now(UTC))
@@ -486,3 +514,11 @@ class IngressClient:
             timeout=timeout,
             repeatable=repeatable or idempotency_key is not None,
         )
+
+
+def request_body(target: Target[Any, Any, Any], request: Any) -> bytes | None:
+    """Return the body of a request; None for a handler without input."""
+    if target.input is type(None):
+        return None
+    # The ingress refuses an empty body for a handler with input, even if the input may be None.
+    return serde_for(target.input).write(request, f"the request of {target}") or b"null"
