@@ -32,9 +32,11 @@ from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.schedules import ScheduleClient
+from perdure.security.codec import new_encryption_key
+from perdure.security.config import SecurityConfig
 from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import restate_fixture
-from tests.support import Recording
+from tests.support import PATIENCE, Recording
 
 KIB = 1024
 LARGE = "x" * 300 * KIB
@@ -210,6 +212,25 @@ async def test_oversized_values_are_refused_everywhere(sized):
     assert found == dict.fromkeys(found, (413, "too_large"))
     assert max(len(str(error)) for error in (*errors, exhaustion)) < 20_000
     assert exhaustion.code == "run_exhausted"
+
+
+async def test_encrypted_answer_is_measured_as_sent(restate, tmp_path):
+    new_encryption_key(tmp_path / "journal.keys")
+    security = SecurityConfig.development(encryption_keys_file=tmp_path / "journal.keys")
+    answers = sdk.Service("EncryptedAnswers")
+
+    @handler(answers)
+    async def answer(ctx: sdk.Context, size: int) -> str:
+        return "x" * (size - 2)  # and two quotes
+
+    env = await restate.serve(answers, security=security)
+    limit = engine_limits().value
+    async with IngressClient(env.ingress, codec=security.codec()) as ingress:
+        for size in (limit, limit - 1):
+            with pytest.raises(IngressError) as failed:
+                await asyncio.wait_for(ingress.call(answer, size), PATIENCE)
+            assert (failed.value.status_code, failed.value.code) == (413, "too_large")
+        assert len(await ingress.call(answer, limit - 1000)) == limit - 1002
 
 
 FITS = Order(record=10, request=10, result=100, steps=2)
