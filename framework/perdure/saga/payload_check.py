@@ -34,7 +34,7 @@ async def check_payload(ctx: restate.Context, compensation: CompensationHandler,
         found = await run_with_retry(ctx, _CHECK, find)
     except RunExhausted as error:
         raise PerdureTerminalError(
-            f"the payload was not checked, because the engine's admin API did not answer: redrive "
+            "the payload was not checked, because the engine's admin API did not answer: redrive "
             "again later, or without a payload",
             status_code=503,
             metadata={"field": "payload"},

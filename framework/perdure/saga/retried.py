@@ -77,7 +77,7 @@ async def retried_invocations(
 
 
 async def retries_for_status(service: str, key: str, compensations: Iterable[str | None] = ()) -> JsonValue:
-    """Return `retried_invocations` without their IDs, for a status that anybody may read.
+    """Return `retried_invocations` for a public status, without IDs.
 
     A text that begins with "unknown" says why they are not known; a status must not fail with the admin API.
     """
@@ -87,7 +87,7 @@ async def retries_for_status(service: str, key: str, compensations: Iterable[str
     try:
         async with asyncio.timeout(ADMIN_TIMEOUT), AdminClient(url) as admin:
             found = await retried_invocations(admin, service, key, compensations)
-    except Exception as error:  # noqa: BLE001 - whatever answers at this address
+    except Exception as error:  # noqa: BLE001 - another server may answer at this address
         log.warning("saga.status.retries_unknown", reason=describe(error))
         return "unknown: the engine's admin API does not answer"
     return [each.model_dump(mode="json", exclude={"id"}) for each in found]
