@@ -27,7 +27,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, TerminalError
 from perdure.runs import RunFuture
 from tests.integration.run_cases import QUICK, failing, failure_of, go, serving
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
@@ -89,6 +89,7 @@ WAITS: dict[str, Callable[[sdk.Context, list[RunFuture[None]]], Awaitable[object
 
 async def test_cancel_ends_actions_of_every_wait(restate, did, monkeypatch):
     monkeypatch.setattr(user_code, "CANCEL_GRACE", 0.5)
+    monkeypatch.setattr(user_code, "CLEANUP_GRACE", PATIENCE)
     monkeypatch.setattr(late_cancel, "INTERVAL", 0.2)
 
     async def hang(entry: str) -> None:
