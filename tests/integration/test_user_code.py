@@ -198,12 +198,16 @@ async def test_odd_ends_are_failed_attempts(restate):
     failing = Failing()
     env = await restate.serve(*failing.services)
 
+    turns = asyncio.Semaphore(20)  # the time limit of a call must not include all other calls
+
     async def play(ingress: IngressClient, place: str, way: str) -> str:
         case = Case(place=place, way=way, key=str(uuid4()))
         if place != "saga":
-            response = await outcome(ingress.call(failing.misbehave, case))
+            async with turns:
+                response = await outcome(ingress.call(failing.misbehave, case))
             return f"{response}; {failing.attempts[f'{place} {case.key}']}"
-        response = await outcome(ingress.call(failing.book, case, key=case.key))
+        async with turns:
+            response = await outcome(ingress.call(failing.book, case, key=case.key))
         return f"{response}; {failing.attempts[f'saga {case.key}']}, {failing.attempts[f'compensation {case.key}']}"
 
     cases = [(place, way) for place in PLACES for way in WAYS]
