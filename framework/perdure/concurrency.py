@@ -9,14 +9,16 @@ Coroutines are not accepted as futures: under `asyncio.gather` their steps would
 `map_concurrent` runs coroutines in the order of the journal.
 
 A terminal error keeps its class, status and metadata. Its message and its metadata (``index``) name the operation, and
-the original error is the ``__cause__``. A cancel of this invocation ends the whole operation with `Cancelled`.
+the original error is the ``__cause__``. A cancel of this invocation ends the whole operation with `Cancelled`, once the
+actions of its runs have ended.
 ``cancel_losers`` cancels calls only; runs, signals and timers end by themselves.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
@@ -29,6 +31,7 @@ from perdure._runtime.run_scope import refuse_inside_run
 from perdure.clients import CallFuture
 from perdure.errors import Cancelled, InvalidInput, PerdureTerminalError, TerminalError, message_of
 from perdure.observability.activities import ActivityKind, activity
+from perdure.runs import RunFuture, settle_runs
 from perdure.signals import ExternalSignal, InternalSignal
 
 A = TypeVar("A")
@@ -74,6 +77,11 @@ class _Operation(Generic[T]):
         if isinstance(self._durable, ExternalSignal | InternalSignal):
             return cast("T", await self.future)
         return await self._durable
+
+    @property
+    def run(self) -> RunFuture[T] | None:
+        """The operation if it is a run."""
+        return self._durable if isinstance(self._durable, RunFuture) else None
 
     async def cancel(self) -> None:
         """Cancel the operation if it is a call."""
@@ -387,19 +395,27 @@ def _in_order(ended: Ended[R]) -> list[R]:
     return [ended.results[index] for index in sorted(ended.results)]
 
 
-async def _all(operations: Sequence[_Operation[Any]], caller: str) -> None:
+@asynccontextmanager
+async def _ending_runs(operations: Sequence[_Operation[Any]], caller: str) -> AsyncIterator[None]:
+    """Wait for the actions of the runs if a cancel ends the block; they could overtake their compensations."""
     try:
+        yield
+    except TerminalError as error:  # a cancel, or the refusal of a wait
+        await settle_runs([run for each in operations if (run := each.run) is not None], error)
+        if isinstance(error, Cancelled):
+            raise _cancelled(caller) from error
+        raise
+
+
+async def _all(operations: Sequence[_Operation[Any]], caller: str) -> None:
+    async with _ending_runs(operations, caller):
         await restate.gather(*(operation.future for operation in operations))
-    except Cancelled as error:
-        raise _cancelled(caller) from error
 
 
 async def _first(operations: Sequence[_Operation[T]], caller: str) -> tuple[list[_Operation[T]], list[_Operation[T]]]:
     """Wait until one ends; return the ended and the unfinished operations, each in their order."""
-    try:
+    async with _ending_runs(operations, caller):
         completed, _ = await restate.wait_completed(*(operation.future for operation in operations))
-    except Cancelled as error:
-        raise _cancelled(caller) from error
     done = {id(future) for future in completed}
     ended = [operation for operation in operations if id(operation.future) in done]
     return ended, [operation for operation in operations if id(operation.future) not in done]

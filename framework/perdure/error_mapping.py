@@ -18,6 +18,7 @@ from perdure._runtime.failures import failure_of, is_interruption
 from perdure._runtime.outcomes import as_exception
 from perdure._runtime.plain_text import text_of
 from perdure._runtime.retry_after import retry_after
+from perdure._runtime.time_scale import scaled
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None
@@ -84,7 +85,7 @@ class ErrorMapping:
         asked = retry_after(headers, self._max_retry_after) if isinstance(headers, Mapping) else None
         if not asked:
             return error
-        return RetryableError(f"{type(error).__name__}: {text_of(error)}", retry_after=asked)
+        return RetryableError(f"{type(error).__name__}: {text_of(error)}", retry_after=scaled(asked))
 
 
 def _terminal(kind: type[PerdureTerminalError], error: Exception) -> PerdureTerminalError:

@@ -222,7 +222,7 @@ def serialize_response(
         raise
     except BaseException as error:  # noqa: BLE001 - of the user's serialisers
         raise as_exception(error)  # noqa: B904 - the same error, or its cause is set
-    sdk.check_answer(ctx, len(written))
+    sdk.check_answer(ctx, written)
     return written
 
 

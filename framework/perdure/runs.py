@@ -5,7 +5,7 @@ The engine keeps the backoff, so no process holds anything between attempts, and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -184,9 +184,17 @@ class RunFuture(Awaitable[T], Generic[T]):
         await settle(self.future)
 
     def __await__(self) -> Generator[Any, Any, T]:
+        return self._result().__await__()
+
+    async def _result(self) -> T:
         refuse_inside_run(f"the future of run '{self._config.name}'")
         try:
-            result = yield from self.future.__await__()
+            await until_done(self.future, f"run '{self._config.name}'")
+        except TerminalError as error:
+            await settle_runs([self], error)
+            raise
+        try:
+            result = await self.future
         except TerminalError as error:
             self._member.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
@@ -199,6 +207,19 @@ class RunFuture(Awaitable[T], Generic[T]):
             raise
         self._member.leave()
         return result
+
+
+async def settle_runs(runs: Sequence[RunFuture[Any]], error: TerminalError) -> None:
+    """Cancel the actions of runs and wait for their ends, see `RunFuture.settle`.
+
+    Args:
+        runs: The runs.
+        error: The error that ended the wait for them: a cancel, or the refusal of a wait.
+    """
+    for run in runs:
+        run.cancel()
+    for run in runs:
+        await run.settle(error)
 
 
 @overload
@@ -222,7 +243,8 @@ def run_async(
     Await several futures together, with `gather`, `fan_out` or `race`; awaited one after the other, the actions run one
     after the other. An action whose future is never awaited never runs. Retries are counted per run. A retry starts
     after the actions that are running have ended, so it does not interrupt them. Attempts that end with their process
-    are not counted; a crash also resets the counts.
+    are not counted; a crash also resets the counts. A cancel of this invocation ends the actions as `run_with_retry`
+    says, whichever of these functions waits for them.
 
     Args:
         ctx: The handler's context.
@@ -263,7 +285,9 @@ def run_async(
         except Exception as error:
             text = text_of(error, repr)
             if member.action.cancel_is_late:
-                raise RetryableError(f"{_ATTEMPT_FAILED}{text}", 500, SHORTEST) from reportable(error)
+                # The end of this attempt would cut off the other actions, which end because of the cancel, too.
+                delay = await member.wait_for_others(SHORTEST) if member.is_concurrent else SHORTEST
+                raise RetryableError(f"{_ATTEMPT_FAILED}{text}", 500, delay) from reportable(error)
             if isinstance(error, TerminalError):
                 member.finish()
                 if (reported := reportable(error)) is not error:
@@ -340,10 +364,4 @@ async def run_with_retry(
         Cancelled: This invocation was cancelled. A running action has five seconds to end before its task is cancelled.
             A thread, or a task that ignores its cancel, may continue, and so overtake a compensation.
     """
-    future = run_async(ctx, config, action, *args, returns=returns)
-    try:
-        await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
-    except TerminalError as error:  # a cancel, or the refusal of a wait
-        await future.settle(error)
-        raise
-    return await future
+    return await run_async(ctx, config, action, *args, returns=returns)

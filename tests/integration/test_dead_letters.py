@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 from uuid import uuid4
@@ -24,8 +25,9 @@ from perdure import (
     Target,
     handler,
 )
+from perdure.engine import catalog
 from perdure.errors import IngressError, Refused
-from perdure.saga import hosting
+from perdure.saga import hosting, payload_check
 from perdure.saga.messages import (
     ActionReceipt,
     BulkActionReceipt,
@@ -233,6 +235,20 @@ async def test_redrive_with_edited_payload(plant, did):
     closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key) == ["make big", "scrap big-cut-up"]
     assert closed.audit_log[0].payload == {"key": key, "name": "big-cut-up", "size": 5}
+
+
+async def test_slow_admin_api_refuses_edited_payload(plant, monkeypatch):
+    works, _ = await plant()
+    key, _ = await works.fail(big=11)
+    [letter] = (await works.list(1)).items
+    payload = {"key": key, "name": "big-cut-up", "size": 5}
+    monkeypatch.setattr(payload_check, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, monkeypatch.context() as slow:
+        slow.setattr(catalog, "admin_url", lambda: f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(IngressError, match="the payload was not checked") as refused:
+            await works.act("redrive", letter.id, payload=payload)
+        assert (refused.value.status_code, refused.value.metadata["field"]) == (503, "payload")
+    assert (await works.act("redrive", letter.id, payload=payload, wait=True)).state == "undone"
 
 
 @pytest.mark.parametrize(("act", "state"), [("skip", "skipped"), ("resolve", "resolved"), ("discard", "discarded")])

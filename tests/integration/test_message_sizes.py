@@ -32,6 +32,8 @@ from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.schedules import ScheduleClient
+from perdure.security.codec import new_encryption_key
+from perdure.security.config import SecurityConfig
 from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import restate_fixture
 from tests.support import Recording
@@ -210,6 +212,32 @@ async def test_oversized_values_are_refused_everywhere(sized):
     assert found == dict.fromkeys(found, (413, "too_large"))
     assert max(len(str(error)) for error in (*errors, exhaustion)) < 20_000
     assert exhaustion.code == "run_exhausted"
+
+
+async def test_oversized_encrypted_answer_rolls_saga_back(restate, tmp_path):
+    new_encryption_key(tmp_path / "journal.keys")
+    security = SecurityConfig.development(encryption_keys_file=tmp_path / "journal.keys")
+    answers = ControlPlaneService("EncryptedAnswers")
+
+    @answers.compensation
+    async def release(ctx: sdk.Context, key: str) -> None:
+        did.add(f"released {key}")
+
+    @answers.main
+    async def answer(cp: Orchestration, size: int) -> str:
+        cp.add_compensation_step("release", cp.key)
+        return "x" * (size - 2)  # and two quotes
+
+    env = await restate.serve(answers, *hosting.definitions(), security=security)
+    limit = engine_limits().value
+    async with IngressClient(env.ingress, codec=security.codec()) as ingress:
+        for size in (limit, limit - 1):
+            key = str(uuid4())
+            with pytest.raises(IngressError) as failed:
+                await ingress.call(answer, size, key=key)
+            assert (failed.value.status_code, failed.value.code) == (413, "too_large")
+            assert (failed.value.metadata["rollback"], did.count(f"released {key}")) == ("rolled_back", 1)
+        assert len(await ingress.call(answer, limit - 1000, key=str(uuid4()))) == limit - 1002
 
 
 FITS = Order(record=10, request=10, result=100, steps=2)

@@ -188,7 +188,7 @@ async def test_unlimited_run_keeps_limits_of_others(restate):
     )
     assert shop.began["endless"] == 9
     assert shop.began["bounded"] == 3
-    assert 2 <= shop.began["timed"] <= 5
+    assert 1 <= shop.began["timed"] <= 5  # on a busy machine, the first attempt may use up the time
 
 
 async def test_concurrent_branches_count_own_attempts(restate):

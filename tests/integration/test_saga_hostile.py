@@ -28,7 +28,7 @@ from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_of, undo_task
 from tests.integration.test_saga_cancel import attempts
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 
 async def start(bench: Bench, key: str, name: str = "") -> str:
@@ -185,7 +185,7 @@ async def test_reject_malformed_dead_letter_id(bench, did, letter):
 
     await bench.serve(main)
     with pytest.raises(IngressError) as refused:
-        await asyncio.wait_for(act(bench, "redrive", letter), 5)
+        await asyncio.wait_for(act(bench, "redrive", letter), PATIENCE)
     assert refused.value.status_code in (400, 404)
 
 
@@ -253,7 +253,7 @@ async def test_services_sharing_saga_id_both_roll_back(bench, did):
     async def both() -> bool:
         return sorted(bench.undone(key)) == ["undo x", "undo y"]
 
-    await eventually(both, what="both undone", within=5)
+    await eventually(both, what="both undone")
 
 
 @pytest.mark.parametrize("act_name", ["discard", "skip"])

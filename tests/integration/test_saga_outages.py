@@ -100,6 +100,47 @@ async def test_step_rides_out_short_outage(restate, did, time_scale):
     assert did.count(f"take {key}") == 1
 
 
+@pytest.mark.restate_modes("all")
+@pytest.mark.parametrize("place", ["called", "local"])
+async def test_status_shows_retries_of_running_step(restate, did, place):
+    slow = RunConfig(initial_delay=timedelta(seconds=9), max_duration=None)
+    depot = DataPlaneService("Depot", run=slow)
+    orders = ControlPlaneService(f"Orders{uuid4().hex[:8]}", run=slow)
+
+    async def refuse(key: str) -> None:
+        raise ConnectionRefusedError("the depot is down")
+
+    @depot.handler()
+    async def take(ctx: DataPlaneContext, key: str) -> None:
+        await ctx.run("take", refuse, key)
+
+    @orders.main
+    async def run(cp: Orchestration) -> None:
+        await cp.step("take", take if place == "called" else refuse, cp.key)
+
+    env = await restate.serve(depot, orders, *hosting.definitions())
+    key, other = str(uuid4()), str(uuid4())
+    status_of = Target(orders.name, "status", None, StatusData)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        await ingress.send(Target(orders.name, "run", None, None), key=key)
+
+        async def retried() -> Any:
+            found = (await ingress.call(status_of, key=key)).metadata.get("retried")
+            return found if isinstance(found, list) and found[0]["next_attempt_at"] else None
+
+        (call,) = await eventually(retried, what="retried step in the status")
+        assert call["target"] == ("Depot/take" if place == "called" else f"{orders.name}/{key}/run")
+        assert call["attempts"] >= 1
+        assert "the depot is down" in call["error"]
+
+        async def timeline_agrees() -> bool:  # unless an attempt ends between the two queries
+            timeline = await read_timeline(admin, ingress, f"{orders.name}:{key}")
+            return [each.model_dump(mode="json", exclude={"id"}) for each in timeline.retried] == await retried()
+
+        await eventually(timeline_agrees, what="timeline with the same retries")
+        assert "retried" not in (await ingress.call(status_of, key=other)).metadata
+
+
 @pytest.mark.parametrize("kind", ["called", "direct"])
 async def test_compensation_rides_out_long_outage(restate, did, time_scale, kind):
     time_scale(SCALE)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+from uuid import uuid4
+
 import pytest
 
-from perdure import CompensationStrategy, Orchestration, Target
+from perdure import CompensationStrategy, Orchestration, Step, Target
+from perdure.errors import IngressError, TerminalError
 from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest
 from perdure.saga.status import RollbackState
-from tests.integration.saga_bench import Task, do_task, run_step
+from tests.integration.saga_bench import Task, do_task, run_step, step, undo_of
 from tests.support import eventually
 
 
@@ -61,6 +67,41 @@ async def test_strategy_selects_compensations(bench, did, strategy):
     undone, outcome = STRATEGIES[strategy]
     assert bench.undone(key) == undone
     assert error.metadata["rollback"] == outcome
+
+
+REFUSALS: dict[str, Callable[[Orchestration], Step[Any, Any]]] = {
+    "payload": lambda cp: Step("p", do_task, Task(key=cp.key, name="p"), compensate=undo_of(cp, cast("Any", 7))),
+    "unbound": lambda cp: Step("p", do_task, Task(key=cp.key, name="p"), compensate=cast("Any", "undo")),
+    "name": lambda cp: Step("", do_task, Task(key=cp.key, name="p"), compensate=undo_of(cp, Task(key="", name=""))),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_completed_compensates_only_started_steps(bench, did, refusal):
+    plans = {str(uuid4()): (place, caught) for place in range(3) for caught in (False, True)}
+
+    async def main(cp: Orchestration) -> None:
+        place, caught = plans[cp.key]
+        await run_step(cp, "first")
+        group = [step(cp, "a"), step(cp, "b")]
+        group.insert(place, REFUSALS[refusal](cp))
+        try:
+            await cp.parallel(*group)
+        except TerminalError:
+            if not caught:
+                raise
+        await run_step(cp, "second")
+        await run_step(cp, "last", fails=-1)
+
+    ingress = await bench.serve(main, strategy=CompensationStrategy.COMPLETED)
+
+    async def play(key: str) -> None:
+        with pytest.raises(IngressError):
+            await ingress.call(Target(bench.name, "run", None, object), key=key)
+
+    await asyncio.gather(*map(play, plans))
+    for key, (_, caught) in plans.items():
+        assert bench.undone(key) == (["undo second", "undo first"] if caught else ["undo first"])
 
 
 async def test_forever_ignores_max_attempts(bench, did):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -135,7 +134,6 @@ async def test_mark_selects_modes(services: RestateEnvironment):
 
 async def test_time_scale_shortens_an_hour(services: RestateEnvironment, time_scale):
     time_scale(360_000)
-    start = time.monotonic()
     async with IngressClient(services.ingress) as ingress:
         assert await ingress.call(sleep, timedelta(hours=1))
         key = str(uuid4())
@@ -148,7 +146,6 @@ async def test_time_scale_shortens_an_hour(services: RestateEnvironment, time_sc
         await eventually(
             lambda: {f"{key} from outside", f"{key} from a handler"} <= set(delayed.all()), what="delayed sends"
         )
-    assert time.monotonic() - start < 20
 
 
 def write_session(folder: Path, test: str, *options: str) -> list[str]:

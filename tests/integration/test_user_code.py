@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 import restate as sdk
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from perdure import (
     ControlPlaneService,
@@ -26,6 +26,7 @@ from perdure import (
     SafeStep,
     SagaConfig,
     ServiceClient,
+    Target,
     gather,
     map_concurrent,
     race,
@@ -197,12 +198,16 @@ async def test_odd_ends_are_failed_attempts(restate):
     failing = Failing()
     env = await restate.serve(*failing.services)
 
+    turns = asyncio.Semaphore(20)  # the time limit of a call must not include all other calls
+
     async def play(ingress: IngressClient, place: str, way: str) -> str:
         case = Case(place=place, way=way, key=str(uuid4()))
         if place != "saga":
-            response = await outcome(ingress.call(failing.misbehave, case))
+            async with turns:
+                response = await outcome(ingress.call(failing.misbehave, case))
             return f"{response}; {failing.attempts[f'{place} {case.key}']}"
-        response = await outcome(ingress.call(failing.book, case, key=case.key))
+        async with turns:
+            response = await outcome(ingress.call(failing.book, case, key=case.key))
         return f"{response}; {failing.attempts[f'saga {case.key}']}, {failing.attempts[f'compensation {case.key}']}"
 
     cases = [(place, way) for place in PLACES for way in WAYS]
@@ -221,6 +226,31 @@ async def test_odd_ends_are_failed_attempts(restate):
         if outcome != expected.get(case[0], "500 run_exhausted; 2")
     }
     assert not unexpected
+
+
+class OddRequest(BaseModel):
+    way: str
+
+    @model_validator(mode="after")
+    def fail(self) -> OddRequest:
+        WAYS[self.way]()
+        return self
+
+
+async def test_odd_ends_of_validators_refuse_request(restate):
+    service = sdk.Service("OddRequests")
+    handled = Recording()
+
+    @handler(service)
+    async def work(ctx: sdk.Context, request: OddRequest) -> None:
+        handled.add(request.way)
+
+    env = await restate.serve(service)
+    target = Target("OddRequests", "work", dict[str, str], None)
+    async with IngressClient(env.ingress) as ingress:
+        outcomes = await asyncio.gather(*(outcome(ingress.call(target, {"way": way})) for way in WAYS))
+    assert dict(zip(WAYS, outcomes, strict=True)) == dict.fromkeys(WAYS, "400 invalid_input")
+    assert handled.all() == []
 
 
 async def test_default_policy_limits_aborted_attempts(restate):

@@ -10,6 +10,7 @@ import pytest
 from restate.exceptions import RetryableError, SuspendedException
 from restate.server_context import DisconnectedException
 
+from perdure._runtime.time_scale import scaling
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import (
     Cancelled,
@@ -52,6 +53,15 @@ def test_retry_waits_as_response_asks(headers: dict[str, str], expected: int | N
     if isinstance(translated, RetryableError):
         assert translated.retry_after == timedelta(seconds=expected or 0)
         assert translated.message == "HTTPStatusError: no"
+
+
+def test_time_scale_shortens_requested_wait():
+    error = answered(503)
+    error.response.headers["Retry-After"] = "120"
+    with scaling(60):
+        translated = MAPPING.translate(error)
+    assert isinstance(translated, RetryableError)
+    assert translated.retry_after == timedelta(seconds=2)
 
 
 @pytest.mark.parametrize(

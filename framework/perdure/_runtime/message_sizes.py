@@ -186,6 +186,10 @@ class MeasuredVM(VMWrapper):
         if self.in_step is not None:
             self._reserved[handle] = self.in_step, engine_limits().step_result
 
+    def answer_size(self, answer: bytes) -> int:
+        """Return the size of the handler's answer as it is sent."""
+        return len(answer)
+
     def sys_write_output_success(self, output: bytes) -> None:
         """Send the handler's answer."""
         check_message("the answer", len(output), self.answer_limit)

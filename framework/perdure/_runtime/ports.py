@@ -87,7 +87,6 @@ class _Leases:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._held: list[socket.socket] = []
         self._unused: Iterator[int] = iter(())
 
     def take(self, count: int) -> list[int]:
@@ -108,7 +107,7 @@ class _Leases:
         # Shuffled, because processes of the last owner may still use ports of a released block.
         for start in random.sample(_RANGE[::_BLOCK], len(_RANGE) // _BLOCK):
             if (lease := _bound(start)) is not None:
-                self._held.append(lease)
+                lease.detach()  # the lease ends with the process, and not with the object
                 return range(start + 1, start + _BLOCK)
         raise ConfigurationError(
             f"no port from {_RANGE.start} to {_RANGE.stop - 1} is free: end processes that listen there"

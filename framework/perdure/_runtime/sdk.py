@@ -399,9 +399,10 @@ def refuse_task(ctx: restate.Context) -> PerdureTerminalError:
     return owner.refuse("a durable future was awaited in another task than that of the concurrent coroutine")
 
 
-def check_answer(ctx: restate.Context, size: int) -> None:
-    """Raise `TooLarge` if the engine or the saga that called the handler would not accept an answer of this size."""
-    check_message(f"the answer of {handler_info(ctx)}", size, _measured(ctx).answer_limit)
+def check_answer(ctx: restate.Context, answer: bytes) -> None:
+    """Raise `TooLarge` if the engine or the saga that called the handler would not accept an answer."""
+    vm = _measured(ctx)
+    check_message(f"the answer of {handler_info(ctx)}", vm.answer_size(answer), vm.answer_limit)
 
 
 def _measured(ctx: restate.Context) -> MeasuredVM:

@@ -96,9 +96,11 @@ class _SealedVM(MeasuredVM):
         self.expected = {}
         self.invocation_ids = {}
 
+    def answer_size(self, answer: bytes) -> int:
+        return len(answer) + len(self.codec.seal(b"", self._output_place()))  # sealing adds the same to every value
+
     def sys_write_output_success(self, output: bytes) -> None:
-        place = Place.output(self.service, self.key, self.handler, self.invocation)
-        super().sys_write_output_success(self.codec.seal(output, place))
+        super().sys_write_output_success(self.codec.seal(output, self._output_place()))
 
     def sys_get_state(self, name: str, entry_name: str | None = None) -> int:
         handle = super().sys_get_state(name, entry_name)
@@ -173,6 +175,9 @@ class _SealedVM(MeasuredVM):
         if value is None and not expected.optional:
             value = b""  # refused below: a sealed value is never empty
         return self._open(value, expected.place) if isinstance(value, bytes) else value
+
+    def _output_place(self) -> Place:
+        return Place.output(self.service, self.key, self.handler, self.invocation)
 
     def _expect(self, handle: int, place: Place | OutputSource | _Call, *, optional: bool = False) -> int:
         self.expected[handle] = _Expected(place, optional)

@@ -25,9 +25,10 @@ from pydantic_core import PydanticSerializationError, to_json
 from restate.serde import Serde
 
 from perdure._runtime.exact_values import exact_check
+from perdure._runtime.outcomes import describe
 from perdure._runtime.readable_types import Unwritable, find_unwritable, has_sets, reads_other_names
 from perdure._runtime.round_trip import differences, find_invalid_json, order_sets
-from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
+from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError, TerminalError
 
 T = TypeVar("T")
 
@@ -224,7 +225,7 @@ class Unreadable:
     The SDK would turn an error of the serde into a terminal 500 instead of a 400.
     """
 
-    def __init__(self, error: InvalidInput) -> None:
+    def __init__(self, error: TerminalError) -> None:
         self.error = error
 
 
@@ -249,6 +250,11 @@ class InputSerde(Serde[Any]):
             return self._inner.deserialize(buf)
         except ValidationError as error:
             return Unreadable(invalid_input(error, empty=not buf))
+        except TerminalError as error:
+            return Unreadable(error)
+        except BaseException as error:  # noqa: BLE001 - of the user's validators; SystemExit would end the process
+            problem = f"the request cannot be validated: {describe(error)}"
+            return Unreadable(InvalidInput(problem, metadata={"field": "body"}))
 
 
 class Written(bytes):

@@ -8,10 +8,12 @@ from typing import Any, cast
 import restate
 from pydantic import JsonValue
 
+from perdure._runtime.sdk import handler_info
 from perdure._runtime.waiting import done_before, is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import Conflict, NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.retried import retries_for_status
 from perdure.saga.schema import (
     CLOSED_KEY,
     EXECUTION_PREFIX,
@@ -40,18 +42,31 @@ _PHASE_OF = {
 
 async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None) -> StatusData:
     """Return an orchestration's status; without ``expected_steps``, the progress is 0 or 1."""
+    status, rollback = await _recorded_status(ctx, saga_id, expected_steps)
+    if status.is_complete:
+        return status
+    # The result needs no journal entry: no durable operation follows that would depend on it.
+    compensations = [step.compensation_invocation_id for step in rollback.steps] if rollback else []
+    retried = await retries_for_status(handler_info(ctx).service, ctx.key(), compensations)
+    return status.model_copy(update={"metadata": {**status.metadata, "retried": retried}}) if retried else status
+
+
+async def _recorded_status(
+    ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None
+) -> tuple[StatusData, RollbackStatus | None]:
+    """Return the status that follows from the record and the rollback, and the rollback."""
     records = [record for record in await read_steps(ctx) if not record.pivot]
     closed = await _read(ctx, CLOSED_KEY, ClosedSaga)
     failed = await _read(ctx, FAILED_KEY, str)
     status = status_of_record(_names(records, ended=closed is not None), closed, failed, expected_steps)
     rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await has_external_rollback(ctx)
     if not rolls_back:
-        return status
+        return status, None
     rollback = await read_rollback(ctx, saga_id)
     ids = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
     if rollback is not None and not rollback.has(ids):  # the rollback of an earlier execution under this key
         rollback = None
-    return add_rollback(status, rollback)
+    return add_rollback(status, rollback), rollback
 
 
 async def has_external_rollback(ctx: restate.WorkflowSharedContext) -> bool:

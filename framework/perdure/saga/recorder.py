@@ -107,7 +107,10 @@ class Saga:
             publish(SagaStepAdded(invocation_of(self._ctx), self.saga_id, record.step, compensation))
 
     def start(self, record: StepRecord) -> None:
-        """Note that a step's action starts. This and the methods below cost no journal entry: a replay repeats them."""
+        """Note that a step's action has not completed.
+
+        This and the methods below cost no journal entry: a replay repeats them.
+        """
         if record.position not in self._unknown:
             self.completed[record.position] = False
 

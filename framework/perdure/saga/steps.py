@@ -177,7 +177,10 @@ class StepRunner:
         if self.past_pivot and any(step.compensate is not None for step in steps):
             raise SagaError(f"step '{names[0]}': a step past the pivot can't have a compensation")
         group = len(self.saga.steps) + 1 if len(steps) > 1 else None
-        records = [self.saga.add(step.name, step.compensate, group=group) for step in steps]
+        records = []
+        for step in steps:
+            records.append(self.saga.add(step.name, step.compensate, group=group))
+            self.saga.start(records[-1])  # here, because a refused record leaves the others without an action
         self._names.update(names)
         return records
 
@@ -220,7 +223,6 @@ class _RunningStep:
 
     def start(self) -> None:
         self._backoff = None
-        self._runner.saga.start(self._record)
         self._activity = start_activity(
             self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id
         )

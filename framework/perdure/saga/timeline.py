@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -19,9 +19,8 @@ from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
+from perdure.saga.retried import RetriedInvocation, retried_invocations
 from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, recorded_steps_sql, step_key, submission_sql
-
-MAX_ERROR_LENGTH: Final = 300
 
 _datetime = TypeAdapter(datetime)
 
@@ -65,24 +64,6 @@ class TimelineStep(BaseModel):
         if self.started_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.started_at
-
-
-class RetriedInvocation(BaseModel):
-    """An invocation of a saga that fails and is retried by the engine.
-
-    Args:
-        id: Its ID.
-        target: Its handler.
-        attempts: Number of attempts.
-        error: Error of the last attempt.
-        next_attempt_at: When the next attempt is due; None while one runs.
-    """
-
-    id: str
-    target: str
-    attempts: int
-    error: str
-    next_attempt_at: datetime | None = None
 
 
 class Timeline(BaseModel):
@@ -182,29 +163,13 @@ async def read_timeline(
         ended_at=found.get("ended_at"),
         steps=build_steps(records, entries, own),
         rollback=None if own is None else rollback,
-        retried=await _retried(admin, found["id"], own),
+        retried=await retried_invocations(
+            admin,
+            found["service"],
+            found["key"],
+            [step.compensation_invocation_id for step in own.steps] if own else (),
+        ),
     )
-
-
-async def _retried(admin: AdminClient, orchestration: str, rollback: RollbackStatus | None) -> list[RetriedInvocation]:
-    """Return the failing invocations among the orchestration, the running compensations, and their calls."""
-    compensations = [step.compensation_invocation_id for step in rollback.steps] if rollback else []
-    ids = ", ".join(sql_text(each) for each in (orchestration, *compensations) if each is not None)
-    rows = await admin.query(
-        "select id, target, retry_count, last_failure, next_retry_at from sys_invocation "
-        "where status not in ('completed', 'paused') and last_failure is not null "
-        f"and (id in ({ids}) or invoked_by_id in ({ids})) order by id"
-    )
-    return [
-        RetriedInvocation(
-            id=row["id"],
-            target=row["target"],
-            attempts=row["retry_count"],
-            error=" ".join(row["last_failure"].partition("\nTraceback")[0].split())[:MAX_ERROR_LENGTH],
-            next_attempt_at=row.get("next_retry_at"),
-        )
-        for row in rows
-    ]
 
 
 async def _rollback(ingress: IngressClient, saga_id: str, service: str, key: str) -> RollbackStatus | None:

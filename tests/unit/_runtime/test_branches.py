@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from perdure._runtime import sdk
 from perdure._runtime.branches import Branches, Ended
 from perdure.errors import Cancelled, TerminalError, error_code
+from tests.support import PATIENCE
 
 
 class Suspended(BaseException):
@@ -299,7 +300,7 @@ async def test_reject_durable_wait_through_asyncio(how):
         await how(wait())
 
     before = asyncio.all_tasks()
-    ended = await asyncio.wait_for(run(engine, wait, body), 5)
+    ended = await asyncio.wait_for(run(engine, wait, body), PATIENCE)
     assert "Use perdure's gather" in ended.failures[1].message
     assert error_code(ended.failures[1]) == "not_deterministic"
     await asyncio.sleep(0.01)

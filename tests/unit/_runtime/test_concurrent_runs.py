@@ -9,6 +9,7 @@ import pytest
 import restate
 
 from perdure._runtime.concurrent_runs import LOST_ATTEMPTS, GroupedRun, RunGroup
+from tests.support import PATIENCE
 
 MOST = timedelta(seconds=30)
 
@@ -86,7 +87,7 @@ async def test_no_action_starts_while_attempt_ends():
         await asyncio.wait_for(asyncio.shield(beginning), 0.2)
     assert not began.is_set(), "it would be interrupted and repeated"
     has_result = True
-    await asyncio.wait_for(beginning, 5)
+    await asyncio.wait_for(beginning, PATIENCE)
     assert began.is_set()
     fails.finish()
     due.finish()

@@ -16,6 +16,7 @@ from perdure._runtime.failures import contained, failure_of, is_interruption
 from perdure._runtime.outcomes import as_exception
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import Aborted, Cancelled, Conflict, Refused, TerminalError
+from tests.support import PATIENCE
 
 plain = st.sampled_from([ValueError, KeyError, OSError, asyncio.TimeoutError]).map(lambda kind: kind("x" * 1000))
 aborting = st.sampled_from([SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]).map(lambda k: k())
@@ -125,7 +126,7 @@ async def test_exceptions_arrive_from_threads(raised, expected):
         raise raised
 
     with pytest.raises(expected, match=None if expected is raised else raised.__name__):
-        await asyncio.wait_for(contained(act), 5)
+        await asyncio.wait_for(contained(act), PATIENCE)
 
 
 async def test_action_cannot_cancel_its_caller():

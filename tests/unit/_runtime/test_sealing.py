@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import restate
+from hypothesis import given
+from hypothesis import strategies as st
 from restate.server_context import ServerInvocationContext
 from restate.vm import VMWrapper
 
@@ -36,6 +38,17 @@ def test_reject_value_of_unknown_command(monkeypatch: pytest.MonkeyPatch):
     vm.begin(CODEC, "Trips", "t1", "run", "inv_1")
     with pytest.raises(PerdureError, match="a value of an unknown command"):
         vm.take_notification(7)
+
+
+@given(st.binary(max_size=1000), st.text(max_size=20), st.text(max_size=20))
+def test_answer_size_is_that_of_sent_bytes(answer: bytes, key: str, handler: str):
+    sent: list[bytes] = []
+    vm = object.__new__(sealing._SealedVM)
+    vm.begin(CODEC, "Trips", key, handler, "inv_1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VMWrapper, "sys_write_output_success", lambda _, output: sent.append(output))
+        vm.sys_write_output_success(answer)
+    assert [vm.answer_size(answer)] == [len(each) for each in sent]
 
 
 async def test_refuse_handlers_without_sealing():

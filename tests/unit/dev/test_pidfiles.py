@@ -15,7 +15,7 @@ import pytest
 from perdure.dev import pidfiles
 from perdure.dev.pidfiles import PidFile, RunningProcess, folder_lock, leftovers, started_at, stop
 from perdure.errors import ConfigurationError
-from tests.support import until
+from tests.support import PATIENCE, until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -96,7 +96,7 @@ def test_stop_processes_of_earlier_run(spawn, tmp_path):
     found = leftovers(tmp_path)
     assert list(found) == ["hotels"]
     assert stop(found["hotels"], timedelta(seconds=10))
-    assert left.wait(5) == -signal.SIGTERM
+    assert left.wait(PATIENCE) == -signal.SIGTERM
     assert leftovers(tmp_path) == {}
 
 
@@ -104,7 +104,7 @@ def test_kill_processes_of_earlier_run_after_timeout(spawn, tmp_path):
     left = spawn("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     PidFile(tmp_path / "hotels.pid").write(left.pid)
     assert not stop(leftovers(tmp_path)["hotels"], timedelta(seconds=0.3))
-    assert left.wait(5) == -signal.SIGKILL
+    assert left.wait(PATIENCE) == -signal.SIGKILL
 
 
 def hold(folder: Path) -> str:
@@ -122,7 +122,7 @@ def test_folder_lock_ends_with_its_process(spawn, tmp_path):
     ):
         pass
     holder.kill()
-    holder.wait(5)
+    holder.wait(PATIENCE)
     with folder_lock(tmp_path / "run", "this run"):
         pass
     with folder_lock(tmp_path / "run", "this run"):

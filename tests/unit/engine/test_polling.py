@@ -50,7 +50,7 @@ class Engine:
         async def done() -> bool:
             return self.polls >= target
 
-        await eventually(done, what=f"{more} more polls", within=10)
+        await eventually(done, what=f"{more} more polls")
 
 
 def exported() -> list[str]:

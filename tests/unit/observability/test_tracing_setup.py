@@ -90,4 +90,4 @@ print(time.monotonic() - began, flush=True)
 os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert 0.1 < float(done.stdout) < 5
+    assert 0.1 < float(done.stdout) < 9  # without the limit, the exporter waits for ten seconds

@@ -14,6 +14,7 @@ from perdure._runtime.asgi import Message
 from perdure.errors import ConfigurationError
 from perdure.serving import ServiceApp, build_app
 from perdure.serving import app as serving_app
+from tests.support import PATIENCE
 
 
 def service(name: str = "Greeter") -> sdk.Service:
@@ -45,7 +46,7 @@ async def ask(app: ServiceApp, path: str, *, headers: Sequence[tuple[bytes, byte
         sent.append(message)
 
     scope = {"type": "http", "http_version": "2", "method": "GET", "path": path, "headers": list(headers)}
-    await asyncio.wait_for(app(scope, incoming.get, send), 5)
+    await asyncio.wait_for(app(scope, incoming.get, send), PATIENCE)
     body = b"".join(message.get("body", b"") for message in sent)
     status = sent[0]["status"]
     return status, json.loads(body) if body and status != 401 else None  # refusals are plain text

@@ -12,7 +12,7 @@ from typing import cast
 
 from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 from perdure.serving import Drain
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 CHUNK = {"type": "http.request", "body": b"in", "more_body": True}
 END = {"type": "http.request", "body": b"", "more_body": False}
@@ -66,7 +66,7 @@ async def until(condition: Callable[[], bool]) -> None:
     async def probe() -> bool:
         return condition()
 
-    await eventually(probe, what="such state", within=5)
+    await eventually(probe, what="such state")
 
 
 async def settled() -> None:
@@ -84,7 +84,7 @@ async def test_attempt_receives_input_in_order():
         stream.incoming.put_nowait(event)
     app.step_done.set()
 
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
 
     assert app.received == events
     assert [message.get("body") for message in stream.sent] == [None, b"result", b""]
@@ -92,7 +92,7 @@ async def test_attempt_receives_input_in_order():
 
 
 async def test_drain_without_attempts_ends_at_once():
-    assert await asyncio.wait_for(Drain(Attempt()).drain(timedelta(hours=1)), 1) == []
+    assert await asyncio.wait_for(Drain(Attempt()).drain(timedelta(hours=1)), PATIENCE) == []
 
 
 async def test_refuse_attempt_while_draining():
@@ -108,7 +108,7 @@ async def test_refuse_attempt_while_draining():
     assert not task.done()
     stream.incoming.put_nowait(CHUNK)
     stream.incoming.put_nowait(END)
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
     assert stream.sent[-1] == LAST
 
 
@@ -128,9 +128,9 @@ async def test_drain_ends_input_and_holds_end_of_response():
     assert not draining.done()
     stream.incoming.put_nowait(END)
 
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
     assert stream.sent[-1] == LAST
-    assert await asyncio.wait_for(draining, 1) == []
+    assert await asyncio.wait_for(draining, PATIENCE) == []
 
 
 async def test_final_content_is_sent_before_the_end():
@@ -147,7 +147,7 @@ async def test_final_content_is_sent_before_the_end():
 
     assert stream.sent[1] == {"type": "http.response.body", "body": b"suspended", "more_body": True}
     stream.incoming.put_nowait(END)
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
     assert stream.sent[-1] == LAST
     await draining
 
@@ -163,7 +163,7 @@ async def test_drain_ignores_attempt_with_ended_request():
     await asyncio.sleep(MOMENT.total_seconds() * 3)
     app.step_done.set()
 
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
     assert app.received == [END]
     assert stream.sent[-1] == LAST
     assert await draining == []
@@ -184,7 +184,7 @@ async def test_disconnect_reaches_attempt_while_draining():
     stream.incoming.put_nowait(CHUNK)
     stream.incoming.put_nowait(GONE)
 
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, PATIENCE)
     assert seen == [END, GONE], "input after the announced end isn't passed on"
     assert await draining == []
 
@@ -202,7 +202,7 @@ async def test_attempt_is_abandoned_after_grace_time():
         streams[-1].open(drain)
     await settled()
 
-    abandoned = await asyncio.wait_for(drain.drain(2 * MOMENT), 5)
+    abandoned = await asyncio.wait_for(drain.drain(2 * MOMENT), PATIENCE)
 
     assert abandoned == ["Flights/reserve", "Trips/run", "Trips/run"]
     assert all(app.cancelled for app in apps)
@@ -225,7 +225,7 @@ async def test_drain_ends_despite_uncancellable_attempt():
     task = stream.open(drain)
     await settled()
 
-    assert await asyncio.wait_for(drain.drain(MOMENT), 5) == ["Trips/run"]
+    assert await asyncio.wait_for(drain.drain(MOMENT), PATIENCE) == ["Trips/run"]
     assert not task.done()
     stay.set()
     await task
@@ -242,7 +242,7 @@ async def test_second_request_ends_grace_time():
 
     hurry.set()
 
-    assert await asyncio.wait_for(draining, 5) == ["Trips/run"]
+    assert await asyncio.wait_for(draining, PATIENCE) == ["Trips/run"]
 
 
 async def test_error_of_attempt_reaches_server():
@@ -269,7 +269,7 @@ async def test_attempt_leaves_no_reference_cycles():
     try:
         task = stream.open(Drain(app))
         stream.incoming.put_nowait(CHUNK)
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, PATIENCE)
         await settled()
         assert [each() for each in left] == [None]
     finally:
