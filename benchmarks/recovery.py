@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -24,10 +25,12 @@ import typer
 
 from benchmarks.load import BenchmarkError
 from benchmarks.measure import cpu_seconds
+from perdure import IngressClient
+from perdure.dev.interrupts import Interrupted, Interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import locate_engine
 from perdure.engine.admin import AdminClient
-from perdure.errors import PerdureError
+from perdure.errors import IngressError, PerdureError
 from perdure.terminal import error_console
 from services.contracts import trips
 from services.contracts.trips import TripRequest
@@ -42,7 +45,7 @@ _REFUSED: Final = ORDINARY.model_copy(
 )
 _CLIENTS: Final = 16
 _LIMIT: Final = timedelta(minutes=5)
-_POLL: Final = 0.25
+_POLL: Final = 0.1
 
 # A rollback compensates the flight last.
 _ENDED: Final = (
@@ -54,7 +57,12 @@ app = typer.Typer(help="Measure the recovery of the trips platform.", no_args_is
 
 
 @asynccontextmanager
-async def _running_platform(events: list[tuple[float, str]]) -> AsyncIterator[Platform]:
+async def running_platform(events: list[tuple[float, str]]) -> AsyncIterator[Platform]:
+    """Run a platform with new data on free ports in a block.
+
+    Args:
+        events: Receives the time and the text of each event of the supervisor.
+    """
     settings = PlatformSettings.read()
     results = settings.local_dir.resolve() / "bench"
     results.mkdir(parents=True, exist_ok=True)
@@ -67,6 +75,7 @@ async def _running_platform(events: list[tuple[float, str]]) -> AsyncIterator[Pl
         yield platform
     finally:
         await platform.stop(asyncio.Event())
+    shutil.rmtree(home)  # a failure keeps the logs
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,14 @@ def _cpu(platform: Platform) -> _Cpu:
     return _Cpu(sum(cpu_seconds(pid) or 0 for pid in pids), (cpu_seconds(engine) or 0) if engine else 0)
 
 
-async def _submit(platform: Platform, order: TripRequest, number: int) -> None:
+async def submit(platform: Platform, order: TripRequest, number: int) -> None:
+    """Submit trips concurrently, without waiting for their end.
+
+    Args:
+        platform: The platform.
+        order: The request of all trips.
+        number: Number of trips.
+    """
     slots = asyncio.Semaphore(_CLIENTS)
     async with ingress_client(platform.topology.ingress_url, platform.codec) as ingress:
 
@@ -102,10 +118,10 @@ async def _ended(admin: AdminClient) -> int:
 
 
 async def _outage(service: str, sagas: int, outage: timedelta, terminal: Terminal) -> None:
-    async with _running_platform([]) as platform, admin_client(platform.topology.admin_url) as admin:
+    async with running_platform([]) as platform, admin_client(platform.topology.admin_url) as admin:
         await platform.kill(service)
         began = time.monotonic()
-        await _submit(platform, _REFUSED, sagas)
+        await submit(platform, _REFUSED, sagas)
         terminal.say(f"{service} is down; {sagas} trips were accepted in {time.monotonic() - began:.1f} s")
         half = outage.total_seconds() / 2
         await asyncio.sleep(began + half - time.monotonic())
@@ -132,7 +148,7 @@ async def _outage(service: str, sagas: int, outage: timedelta, terminal: Termina
 
 async def _kill(names: list[str], rounds: int, terminal: Terminal) -> None:
     events: list[tuple[float, str]] = []
-    async with _running_platform(events) as platform:
+    async with running_platform(events) as platform:
         supervising = asyncio.create_task(platform.supervise())
         async with ingress_client(platform.topology.ingress_url, platform.codec) as ingress:
             for name in names * rounds:
@@ -141,11 +157,11 @@ async def _kill(names: list[str], rounds: int, terminal: Terminal) -> None:
                 if pid is None:
                     raise BenchmarkError(f"{name} does not run")
                 events.clear()
-                trip = asyncio.create_task(ingress.call(trips.book, ORDINARY, key=new_trip_id()))
-                await asyncio.sleep(0)
+                trip_id = new_trip_id()
+                await ingress.send(trips.book, ORDINARY, key=trip_id)
                 os.kill(pid, signal.SIGKILL)
                 killed = time.monotonic()
-                await trip
+                await _until_completed(ingress, trip_id)
                 completed = time.monotonic() - killed
                 while len(events) < 2:  # noqa: ASYNC110 - the supervisor reports the end, and later the restart
                     await asyncio.sleep(_POLL)
@@ -159,6 +175,18 @@ async def _kill(names: list[str], rounds: int, terminal: Terminal) -> None:
         supervising.cancel()
 
 
+async def _until_completed(ingress: IngressClient, trip_id: str) -> None:
+    while True:
+        try:
+            await ingress.attach(trips.book, key=trip_id)
+        except IngressError as error:
+            if error.source == "invocation":
+                raise
+            await asyncio.sleep(_POLL)  # the engine is down
+        else:
+            return
+
+
 @app.command()
 def outage(
     *,
@@ -167,7 +195,7 @@ def outage(
     seconds: Annotated[float, typer.Option(min=5, help="Duration of the outage.")] = 90,
 ) -> None:
     """Measure how soon rollbacks end after the outage of a service, and the CPU time of their retries."""
-    _run(_outage(service, sagas, timedelta(seconds=seconds), Terminal()))
+    run_measurement(_outage(service, sagas, timedelta(seconds=seconds), Terminal()))
 
 
 @app.command()
@@ -180,15 +208,31 @@ def kill(
 ) -> None:
     """Measure how soon a trip completes after `kill -9` of a process that it needs."""
     needed = ["flights", "hotels", "payments", "orchestrator", ENGINE]
-    _run(_kill(process or needed, rounds, Terminal()))
+    run_measurement(_kill(process or needed, rounds, Terminal()))
 
 
-def _run(measurement: Coroutine[Any, Any, None]) -> None:
+def run_measurement(measurement: Coroutine[Any, Any, None]) -> None:
+    """Run a measurement to its end or to a signal; end its processes in both cases.
+
+    Args:
+        measurement: The measurement.
+
+    Raises:
+        typer.Exit: It failed, or was interrupted.
+    """
     try:
-        asyncio.run(measurement)
+        asyncio.run(_interruptible(measurement))
     except PerdureError as error:
-        error_console.print_lines(f"recovery: {error}")
+        error_console.print_lines(str(error))
         raise typer.Exit(1) from error
+    except Interrupted as interrupt:
+        raise typer.Exit(interrupt.exit_code) from interrupt
+
+
+async def _interruptible(measurement: Coroutine[Any, Any, None]) -> None:
+    interrupts = Interrupts()
+    with interrupts.listening():
+        await interrupts.run_until_stopped(measurement)
 
 
 if __name__ == "__main__":
