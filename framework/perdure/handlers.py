@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.dispatch import HANDLER_RETRIES
 from perdure._runtime.outcomes import as_exception
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure._runtime.user_code import run_handler
@@ -118,7 +119,8 @@ def bind(
         kind: Kind of the handler.
         role: The handler's role for hooks; that of a workflow's main handler is set automatically.
         read_only: The handler changes nothing; not for ``exclusive`` and ``main``.
-        options: Passed to the SDK's decorator: retention, retry policy, ``ingress_private``.
+        options: Passed to the SDK's decorator: retention, ``ingress_private``, ``invocation_retry_policy`` (by default
+            that of the service, or else `HANDLER_RETRIES`).
 
     Raises:
         ConfigurationError: The name is taken or invalid, no response of its type can be read, or a handler that writes
@@ -170,6 +172,9 @@ def bind(
     function.__name__ = name
     function.__wrapped__ = signature.function
     function.__doc__ = signature.function.__doc__
+    options["invocation_retry_policy"] = (
+        options.get("invocation_retry_policy") or definition.invocation_retry_policy or HANDLER_RETRIES
+    )
     serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": OutputSerde()}
     decorate: Callable[..., Any] = definition.handler
     if isinstance(definition, restate.VirtualObject):

@@ -104,7 +104,7 @@ async def _components(
     database = Database(settings.database)
     try:
         await database.prepare()
-        users = Users(database, Passwords(hasher or settings.hasher), now)
+        users = Users(database, Passwords(hasher or settings.hasher), now, action_retention=settings.action_retention)
         devices = Devices(database, now)
         limits = SignInLimits(
             rate=settings.sign_ins,

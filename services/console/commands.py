@@ -102,7 +102,7 @@ def _run(settings: ConsoleSettings, action: Callable[[Users], Awaitable[None]]) 
         database = Database(settings.database)
         try:
             await database.prepare()
-            await action(Users(database, Passwords(settings.hasher)))
+            await action(Users(database, Passwords(settings.hasher), action_retention=settings.action_retention))
         finally:
             await database.dispose()
 

@@ -61,6 +61,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
         attempts_window: The window.
         password_memory: Memory of a password hash in KiB. The default of 64 MiB follows RFC 9106; less than 19 MiB is
             accepted on loopback only.
+        action_retention: Retention of the log of actions on users, API keys and invocations. Actions on dead letters
+            and approvals are in the audit logs of the engine.
         streams_per_session: Concurrent event streams of one session.
         streams_per_user: Concurrent event streams of one user.
         streams: Concurrent event streams in total.
@@ -98,6 +100,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
     password_memory: int = Field(default=64 * 1024, ge=32)
+    action_retention: timedelta = Field(default=timedelta(days=365), gt=timedelta(0))
     streams_per_session: int = Field(default=12, ge=1)
     streams_per_user: int = Field(default=24, ge=1)
     streams: int = Field(default=500, ge=1)

@@ -102,7 +102,7 @@ class ApiKeyRow(Base):
 
 
 class ActionRow(Base):
-    """An action on a user, an API key or an invocation. The table is append-only."""
+    """An action on a user, an API key or an invocation; never changed, and deleted after its retention."""
 
     __tablename__ = "actions"
 

@@ -6,8 +6,12 @@ A write carries its caller's key, and its compensation carries the same key. The
     compensated   The write was reversed. A repeated compensation returns the stored answer; a late write is refused.
     voided        The compensation came first. The write is refused when it arrives.
 
-The row and the business change commit in one transaction. Concurrent requests race for the row's primary key: each
-The row and the business change commit in one transaction. Concurrent requests race for the primary key of the row: each
+The row and the business change commit in one transaction. Concurrent requests race for the row's primary key, and the
+losers read the committed row.
+
+Rows of reversed writes are purged. Rows in the state ``performed`` stay, because a compensation may come at any time:
+an operator redrives a dead letter when its cause is fixed. Without the row, that compensation would void the key, and
+the write would stay.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import CheckConstraint, Text, Update, select, update
+from sqlalchemy import CheckConstraint, Index, Text, Update, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -30,11 +35,19 @@ Result = TypeVar("Result", bound=BaseModel)
 Compensated = TypeVar("Compensated", bound=BaseModel)
 
 
+_PURGE_BATCH: Final = 1000
+"""Rows per transaction of a purge, which blocks other writers of SQLite."""
+
+
 class OperationRow(Timestamped, Base):
     """State of one write."""
 
     __tablename__ = "operations"
-    __table_args__ = (CheckConstraint("state IN ('performed', 'compensated', 'voided')", name="state"),)
+    __table_args__ = (
+        CheckConstraint("state IN ('performed', 'compensated', 'voided')", name="state"),
+        # Not partial: the state of a row changes, and SQLite ignores a partial index for a list of states.
+        Index("ix_operations_service_state_created_at", "service", "state", "created_at"),
+    )
 
     service: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -163,6 +176,26 @@ class IdempotencyTable:
             if operation.compensation_digest != digest:
                 raise Conflict(f"key '{request.key}' was compensated by a different request")
             return type(voided).model_validate_json(operation.compensation_result)
+
+    async def purge(self, retention: timedelta) -> int:
+        """Delete the rows of reversed writes whose first request is older than the retention; return their number."""
+        keys = (
+            select(OperationRow.key)
+            .where(
+                OperationRow.service == self._service,
+                OperationRow.state.in_(("compensated", "voided")),
+                OperationRow.created_at < datetime.now(UTC) - retention,
+            )
+            .limit(_PURGE_BATCH)
+        )
+        purged = 0
+        while True:
+            async with self._database.transaction() as connection:
+                batch = delete(OperationRow).where(OperationRow.service == self._service, OperationRow.key.in_(keys))
+                found = (await connection.execute(batch)).rowcount
+            purged += found
+            if found < _PURGE_BATCH:
+                return purged
 
     async def _is_first(
         self, connection: AsyncConnection, action: str, request: Write | CompensationRequest, **fields: str

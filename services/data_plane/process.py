@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
+from typing import Final
 
 from perdure import DataPlaneService
+from perdure.observability.logging import get_logger
 from perdure.serving import serve
 from services.data_plane.database import Database
+from services.data_plane.idempotency import IdempotencyTable
 from services.data_plane.migrations import check_schema
 from services.data_plane.settings import DataPlaneSettings
 from services.protection import security
+
+PURGE_INTERVAL: Final = timedelta(hours=1)
+"""Interval of the purges of the idempotency table."""
+
+log = get_logger(__name__)
 
 
 def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Database], DataPlaneService]) -> int:
@@ -26,11 +37,37 @@ def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Da
     """
     settings = read()
     database = Database(settings.database_url.get_secret_value())
+    service = define(database)
     return serve(
-        define(database),
+        service,
         host=settings.host,
         port=settings.port,
         readiness={"database": database.check, "schema": partial(check_schema, database)},
-        lifespan=database.lifespan,
+        lifespan=partial(_lifespan, database, service.name, settings.operations_retention),
         security=security(),
     )
+
+
+@asynccontextmanager
+async def _lifespan(database: Database, service: str, retention: timedelta) -> AsyncIterator[None]:
+    async with database.lifespan():
+        purging = asyncio.create_task(purge_regularly(IdempotencyTable(database, service), retention), name="purge")
+        try:
+            yield
+        finally:
+            purging.cancel()
+            with suppress(asyncio.CancelledError):
+                await purging
+
+
+async def purge_regularly(
+    operations: IdempotencyTable, retention: timedelta, interval: timedelta = PURGE_INTERVAL
+) -> None:
+    """Purge the idempotency table at once and then at an interval, until cancelled."""
+    while True:
+        try:
+            if purged := await operations.purge(retention):
+                log.info("operations.purged", rows=purged)
+        except Exception:
+            log.exception("operations.not_purged", retry_in=interval.total_seconds())  # nothing else purges
+        await asyncio.sleep(interval.total_seconds())

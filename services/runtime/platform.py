@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from perdure.dev.engine import ManagedEngine
+from perdure.dev.log_rotation import rotate_regularly
 from perdure.dev.pidfiles import leftovers, stop
 from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess
 from perdure.dev.supervisor import Supervisor
@@ -52,6 +53,7 @@ class Platform(Supervisor):
         self.topology = topology
         self.environment = os.environ if environment is None else environment
         self._http = local_http()
+        self._rotation: asyncio.Task[None] | None = None
         topology.close_home()
         make_trusted_keys(topology, self.environment)  # the engine needs its own key before it starts
         proxy: dict[str, ManagedProcess] = {}
@@ -88,11 +90,14 @@ class Platform(Supervisor):
         """
         await migrate_database(self.topology.database_url)
         await super().start()
+        self._rotation = asyncio.create_task(rotate_regularly(self.topology.log_dir), name="log rotation")
         async with admin_client(self.topology.admin_url) as admin:
             await register(admin, [Registration(spec, self.topology.service_url(spec.name)) for spec in SERVICES])
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop all processes: callers before callees, and the engine last. See `Supervisor.stop`."""
+        if self._rotation is not None:
+            self._rotation.cancel()
         try:
             await super().stop(hurry)
         finally:

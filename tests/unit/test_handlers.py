@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import pytest
 import restate
 from pydantic import BaseModel, Field
 
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, schedules
 from perdure._runtime.serdes import InputSerde, Unreadable, serde_for
+from perdure.alerts.service import Alerts
+from perdure.approvals import service as approvals
 from perdure.errors import ConfigurationError, InvalidInput
 from perdure.handlers import handler, read_signature
+from perdure.saga import hosting
 from perdure.saga.rollback import Rollbacks
 
 if TYPE_CHECKING:
@@ -176,6 +180,33 @@ def test_publish_read_only_handlers_in_metadata():
         "seats": READS,
         "review": None,
     }
+
+
+def test_handlers_are_retried_at_short_intervals():
+    own = restate.InvocationRetryPolicy(max_attempts=3)
+    plane, busy = DataPlaneService("Stock"), DataPlaneService("Busy", invocation_retry_policy=own)
+    trips = ControlPlaneService("Trips")
+    plane.handler("take")(no_input)
+    plane.handler("count", invocation_retry_policy=own)(no_input)
+    busy.handler("take")(no_input)
+    trips.main()(book)
+    (stock,), (limited,) = plane.definitions(), busy.definitions()
+    assert stock.handlers["count"].invocation_retry_policy == own
+    assert limited.handlers["take"].invocation_retry_policy == own
+    library = [
+        *hosting.definitions(),
+        *schedules.definitions(),
+        *approvals.definitions(approvals.ApprovalsConfig()),
+        *Alerts("http://127.0.0.1:9070").definitions(),
+    ]
+    checked = [stock.handlers["take"], *trips.definitions()[0].handlers.values()]
+    checked += [each for definition in library for each in definition.handlers.values()]
+    for each in checked:
+        policy = each.invocation_retry_policy
+        assert policy is not None, each.name
+        assert policy.max_interval is not None, each.name
+        assert policy.max_interval <= timedelta(seconds=5), each.name
+        assert policy.max_attempts is not None, each.name
 
 
 def test_library_names_do_not_imply_read_only():

@@ -80,7 +80,7 @@ def test_defaults_ride_out_outages():
     for policy, outage in ((run, timedelta(minutes=5)), (compensation, timedelta(days=1))):
         assert last_attempt(policy)[1] >= outage
     assert run.max_interval == timedelta(seconds=10)
-    assert compensation.max_interval == timedelta(minutes=1)
+    assert compensation.max_interval == timedelta(seconds=20)
 
 
 @given(st.floats(0.1, 10_000))

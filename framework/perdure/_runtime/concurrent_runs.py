@@ -27,8 +27,10 @@ from perdure._runtime import engine_retries, sdk
 from perdure._runtime.late_cancel import LateCancel
 from perdure._runtime.user_code import Supervised
 
-LOST_ATTEMPTS: Final = 5
-"""Attempts that the engine permits in addition, because it also counts those that ended with their process."""
+LOST_ATTEMPTS: Final = 20
+"""Attempts that the engine permits in addition, because it also counts those that ended with their process.
+
+With the default retries of handlers, a process may be down for a minute before they are used up."""
 
 MAX_ABORTED: Final = 5
 """Aborted attempts of a run whose attempts have no limit. An aborted attempt is a defect rather than an outage."""

@@ -15,6 +15,7 @@ import restate
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from restate.serde import BytesSerde
 
+from perdure._runtime.dispatch import BACKGROUND_CALL_RETRIES
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
 from perdure.alerts.conditions import (
@@ -31,7 +32,6 @@ from perdure.alerts.webhook import post_alert
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES
 from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import decode_state_value
@@ -48,8 +48,8 @@ ALERTS: Final = "Alerts"
 ALERT_DISPATCHER: Final = "AlertDispatcher"
 ALERTS_KEY: Final = "all"
 
-ALERT_RETRIES: Final = 5
-"""Default number of failed attempts that raises an alert."""
+ALERT_RETRIES: Final = 8
+"""Default number of failed attempts that raises an alert: 8 s with the default retries, so a restart raises none."""
 RECENT_KILL: Final = timedelta(hours=1)
 """Default time for which a kill is a condition."""
 SCAN_INTERVAL: Final = timedelta(minutes=1)

@@ -22,6 +22,7 @@ import restate
 from pydantic import BaseModel, ValidationError
 
 from perdure._runtime.checks import check_types
+from perdure._runtime.dispatch import BACKGROUND_CALL_RETRIES
 from perdure._runtime.places import ValueCodec
 from perdure.approvals.messages import Leave
 from perdure.approvals.schema import (
@@ -37,7 +38,7 @@ from perdure.approvals.targets import leave_approval, repair_approval
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
+from perdure.engine.polling import Poller
 from perdure.errors import ConfigurationError, EngineError, UnreadableValue
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value

@@ -168,7 +168,9 @@ class ChildProcess(ManagedProcess):
             lines: Maximum number of lines.
         """
         with self.log_file.open("rb") as log:
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            end = log.seek(0, os.SEEK_END)
+            start = self._log_start if self._log_start <= end else 0  # the log may have been rotated
+            log.seek(max(start, end - _TAIL_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def _spawn(self) -> subprocess.Popen[bytes]:

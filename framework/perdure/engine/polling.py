@@ -19,13 +19,6 @@ from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector, Sample
-from perdure.retry import RetryPolicy
-
-BACKGROUND_CALL_RETRIES: Final = RetryPolicy(
-    initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=20
-).for_invocations("kill")
-"""Retry policy of handlers that a poller calls: two minutes, to survive a restart, and then a kill. A paused invocation
-would block all later ones; after a kill, the next scan calls the handler again."""
 
 _CALL_TIMEOUT: Final = timedelta(minutes=3)
 _START_INTERVAL: Final = timedelta(seconds=1)

@@ -21,8 +21,6 @@ from datetime import timedelta
 from typing import ClassVar, Final
 
 from perdure.errors import ConfigurationError
-from perdure.observability.otlp import HandlerSpanProcessor, SpanExporter
-from perdure.observability.spans import HandlerTracerProvider
 from perdure.observability.tracing import trace_handlers
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -69,7 +67,8 @@ def _start_tracing(service: str) -> None:
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
 
-    from perdure.observability.spans import TraceIds  # noqa: PLC0415
+    from perdure.observability.otlp import HandlerSpanProcessor, SpanExporter  # noqa: PLC0415
+    from perdure.observability.spans import HandlerTracerProvider, TraceIds  # noqa: PLC0415
 
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service})
     try:

@@ -12,6 +12,7 @@ import restate
 from pydantic import JsonValue
 from restate import InvocationRetryPolicy
 
+from perdure._runtime.dispatch import LONGEST_INTERVAL
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, RunExhausted, SagaError, error_code, metadata_of, terminal_cause
@@ -30,7 +31,9 @@ CompensationFunction = Callable[[restate.Context, P], Awaitable[None]]
 
 # A paused compensation would block its rollback forever. A killed one counts as one failed attempt, and the rollback
 # retries it for as long as `SagaConfig.transient_retry` says.
-TRANSIENT_RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=200), max_attempts=6).for_invocations("kill")
+TRANSIENT_RETRIES = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), max_interval=LONGEST_INTERVAL, max_attempts=6
+).for_invocations("kill")
 
 _json_serde: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 

@@ -39,11 +39,15 @@ class CompensationStrategy(StrEnum):
 
 COMPENSATION_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1),
-    max_interval=timedelta(minutes=1),
+    factor=1.1,
+    max_interval=timedelta(seconds=20),
     max_attempts=None,
     max_duration=timedelta(days=1),
 )
-"""Default retries of a compensation that fails with transient errors: they ride out an outage of a day."""
+"""Default retries of a compensation that fails with transient errors: they ride out an outage of a day.
+
+The delay grows slowly, so that it stays below a tenth of the outage. Each attempt leaves records in the engine, and
+takes six seconds itself, so the delay may exceed that of a handler."""
 
 
 class SagaConfig(BaseModel):

@@ -32,6 +32,7 @@ import restate
 from pydantic import BaseModel
 
 from perdure._runtime.checks import check_types
+from perdure._runtime.dispatch import BACKGROUND_CALL_RETRIES
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.waiting import is_own_cancel
@@ -49,7 +50,7 @@ from perdure.clients import ObjectClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
+from perdure.engine.polling import Poller
 from perdure.errors import ConfigurationError, Conflict, EngineError, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger

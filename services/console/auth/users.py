@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from sqlalchemy import delete, insert, select, update
@@ -22,6 +22,9 @@ from services.console.problems import ConsoleError, invalid, not_found
 from services.console.tables import ActionRow, DeviceRow, RightsRow, SessionRow, UserRow
 
 Clock = Callable[[], datetime]
+
+ACTION_RETENTION: Final = timedelta(days=365)
+"""Default retention of the log of actions."""
 
 
 def utc_now() -> datetime:
@@ -72,8 +75,16 @@ class RightsStatement(BaseModel):
 class Users:
     """The users in the console's database. `by` is the acting user, for the log of actions."""
 
-    def __init__(self, database: Database, passwords: Passwords, now: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        now: Clock = utc_now,
+        *,
+        action_retention: timedelta = ACTION_RETENTION,
+    ) -> None:
         self._database = database
+        self._action_retention = action_retention
         self._passwords = passwords
         self._now = now
         self._changed = asyncio.Event()
@@ -255,6 +266,7 @@ class Users:
 
     async def _log(self, connection: AsyncConnection, actor: str, action: str, subject: str, details: str) -> None:
         entry = {"at": self._now(), "actor": actor, "action": action, "subject": subject, "details": details}
+        await connection.execute(delete(ActionRow).where(ActionRow.at < self._now() - self._action_retention))
         await connection.execute(insert(ActionRow).values(**entry))
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from perdure.errors import ConfigurationError
 from services.contracts.flights import ReserveSeats
 from services.data_plane.audit import AuditReport, audit
 from services.data_plane.database import Database
+from services.data_plane.idempotency import IdempotencyTable
 from tests.unit.services.data_plane.agency import Agency
 from tests.unit.services.data_plane.postgres import Postgres
 
@@ -94,6 +97,23 @@ def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
     checked = {invariant.name: invariant.checked for invariant in report.invariants}
     # Four writes per confirmed or refused trip, two for the voided and one for the open trip.
     assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
+
+
+def test_audit_holds_after_purge(url: str) -> None:
+    async def purge() -> int:
+        database = Database(url)
+        try:
+            async with database.transaction() as connection:
+                old = sa.bindparam("old", datetime.now(UTC) - timedelta(days=91), sa.DateTime(timezone=True))
+                for table in ("operations", "seat_reservations", "room_reservations", "charges"):
+                    await connection.execute(sa.text(f"UPDATE {table} SET created_at = :old").bindparams(old))
+            services = ("Flights", "Hotels", "Payments", "Notifications")
+            return sum([await IdempotencyTable(database, each).purge(timedelta(days=90)) for each in services])
+        finally:
+            await database.dispose()
+
+    assert asyncio.run(purge()) == 4  # flight, hotel and payment of the refused trip, and the voided flight
+    assert broken(inspected(url)) == {}
 
 
 def test_holdings_of_open_trip_violate_settled_audit(url: str) -> None:
@@ -231,6 +251,10 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "an operation is forgotten": (
         "DELETE FROM operations WHERE key = 'trip:confirmed-1:hotel'",
+        {"keys": "without an operation"},
+    ),
+    "the operation of a recent refund is forgotten": (
+        "DELETE FROM operations WHERE key = 'trip:refused:hotel'",
         {"keys": "without an operation"},
     ),
     "a write acted although it was voided": (

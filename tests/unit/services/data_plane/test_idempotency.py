@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
@@ -13,9 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import Conflict, Refused, error_code
 from services.contracts.messages import CompensationRequest, Message, Write
+from services.data_plane import idempotency
 from services.data_plane.database import Database
 from services.data_plane.flights.tables import FlightRow
 from services.data_plane.idempotency import IdempotencyTable, OperationRow
+from services.data_plane.process import purge_regularly
+from tests.support import eventually
 
 PROPERTY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -310,3 +314,52 @@ async def test_races_have_one_consistent_outcome(
         assert not conflicts
         assert await counter.taken() - before == 1
         assert await counter.state(key) == "performed"
+
+
+async def test_purge_deletes_only_old_reversed_writes(counter: Counter) -> None:
+    for key in ("performed", "compensated", "recent"):
+        await counter.take(take(key))
+    for key in ("compensated", "voided", "recent"):
+        await counter.give_back(undo(key))
+    async with counter.database.transaction() as connection:
+        old = update(OperationRow).where(OperationRow.key != "recent")
+        await connection.execute(old.values(created_at=datetime.now(UTC) - timedelta(days=91)))
+    assert await counter.operations.purge(timedelta(days=92)) == 0
+    assert await counter.operations.purge(timedelta(days=90)) == 2
+    states = {key: await counter.state(key) for key in ("performed", "compensated", "voided", "recent")}
+    assert states == {"performed": "performed", "compensated": None, "voided": None, "recent": "compensated"}
+    await counter.give_back(undo("performed"))  # a dead letter may be redriven after months
+    assert await counter.taken() == 0
+
+
+async def test_purge_of_many_rows_takes_several_transactions(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "_PURGE_BATCH", 2)
+    for number in range(5):
+        await counter.give_back(undo(f"k{number}"))
+    assert await counter.operations.purge(timedelta(days=-1)) == 5
+
+
+async def test_purge_keeps_operations_of_other_services(counter: Counter, database: Database) -> None:
+    await counter.give_back(undo("k"))
+    assert await IdempotencyTable(database, "Other").purge(timedelta(days=-1)) == 0
+
+
+async def test_purge_continues_after_database_outage(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    await counter.give_back(undo("k"))
+    purge, attempts = counter.operations.purge, count(1)
+
+    async def failing_first(retention: timedelta) -> int:
+        if next(attempts) == 1:
+            raise ConnectionRefusedError("the database is down")
+        return await purge(retention)
+
+    monkeypatch.setattr(counter.operations, "purge", failing_first)
+    purging = asyncio.create_task(
+        purge_regularly(counter.operations, timedelta(days=-1), interval=timedelta(milliseconds=1))
+    )
+
+    async def purged() -> bool:
+        return await counter.state("k") is None
+
+    await eventually(purged, what="purge")
+    purging.cancel()

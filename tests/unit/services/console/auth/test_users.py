@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, text, update
 from perdure.errors import ConfigurationError
 from services.console.auth.passwords import Passwords, Source
 from services.console.auth.roles import Role
+from services.console.auth.users import Users, utc_now
 from services.console.database import Database
 from services.console.problems import ConsoleError
 from services.console.tables import ActionRow, SchemaRow, SessionRow, UserRow
@@ -155,6 +156,16 @@ async def test_changes_of_rights_end_all_sessions(console):
     assert await sessions.find(token) is None
     assert await users.verify_password("ada@example.com", "another long one", HERE)
     assert [entry.action for entry in await users.actions()][:3] == ["password", "change", "change"]
+
+
+async def test_actions_are_purged_after_retention(console):
+    now = utc_now()
+    database, passwords = console.components.database, Passwords(CHEAP)
+    users = Users(database, passwords, lambda: now, action_retention=timedelta(days=2))
+    for subject in ("first", "second", "third"):
+        await users.record("root@example.com", "kill", subject)
+        now += timedelta(days=1, seconds=1)
+    assert [entry.subject for entry in await users.actions()] == ["third", "second"]
 
 
 async def test_keep_last_administrator(console):
