@@ -29,8 +29,3 @@ DAY_LONG_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=10_000
 ).for_invocations("pause")
 """Ten thousand attempts in about 28 hours, for objects that must continue after an outage of a day."""
-
-
-def is_unknown_handler(message: str) -> bool:
-    """Return whether a dispatcher failed because the engine does not know the handler, so that nothing was sent."""
-    return "was not found" in message

@@ -38,7 +38,7 @@ from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
-from perdure.errors import ConfigurationError, EngineError, UnreadableValue
+from perdure.errors import ConfigurationError, UnreadableValue
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
 from perdure.observability.logging import get_logger
@@ -211,10 +211,6 @@ class ApprovalReconciler:
 
     async def _resume(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
-            try:
-                await admin.control_invocation(invocation_id, "resume")
-            except EngineError as error:
-                if not 400 <= error.status_code < 500:
-                    raise
+            if not await admin.control_if_permitted(invocation_id, "resume"):
                 # The invocation is no longer paused. A later scan finds it if it pauses again.
-                log.warning("approvals.reconciler.resume_refused", id=invocation_id, error=str(error))
+                log.warning("approvals.reconciler.resume_refused", id=invocation_id)
