@@ -333,5 +333,7 @@ def parse_output(
     except ValidationError as error:
         name = getattr(target.output, "__qualname__", str(target.output))
         raise IngressError(
-            f"{target}: the response does not fit {name}: {error}", status_code=response.status_code
+            f"{target}: the response does not fit {name}: {error}",
+            status_code=response.status_code,
+            acceptance=Acceptance.ACCEPTED,
         ) from error
