@@ -10,7 +10,7 @@ from examples.s15_approval.app import Purchase, buy, purchases
 from perdure.approvals import service as approvals
 from perdure.approvals.messages import ApprovalStatus, DecisionRequest
 from perdure.approvals.targets import approval_status, approve, reject
-from perdure.errors import IngressError
+from perdure.errors import IngressError, NotFound
 
 
 async def play(session: Session) -> None:
@@ -40,7 +40,7 @@ async def _opened(session: Session, key: str) -> ApprovalStatus:
         try:
             return await session.ingress.call(approval_status, key=key)
         except IngressError as error:
-            if error.status_code != 404:
+            if error.code != NotFound.code:
                 raise
             return None  # not open yet
 

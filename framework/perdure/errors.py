@@ -28,9 +28,14 @@
     ├─ IdentityError                       a request is not signed by a trusted engine
     ├─ EngineError                         restate-server could not be found, started or queried
     ├─ IngressError                        a call over the ingress failed
-    │  └─ NotReady                  470   the invocation whose output was requested has not ended
+    │  ├─ AlreadyStarted            409   an earlier request started the workflow with this key
+    │  ├─ InvocationNotFound        404   no such invocation: never accepted, or its retention has ended
+    │  ├─ NotReady                  470   the invocation whose output was requested has not ended
+    │  └─ NotRegistered             404   the service or handler is not registered; nothing was accepted
     ├─ UnreadableState                     state or a promise does not match its type; retried
     └─ UnreadableValue                     an encrypted value cannot be decrypted; retried
+
+The admin API raises `InvocationNotFound` too, so it is also an `EngineError`.
 
 Only code, message and metadata of a terminal error cross services. Each class therefore puts its ``code`` into the
 metadata, and `error_code` reads it from any terminal error.
@@ -43,6 +48,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from typing import ClassVar, Final
 
 from restate import TerminalError
@@ -52,6 +58,8 @@ from perdure._runtime.plain_text import message_text, text_of
 
 __all__ = [
     "Aborted",
+    "Acceptance",
+    "AlreadyStarted",
     "ApprovalTimeout",
     "Cancelled",
     "ConfigurationError",
@@ -62,10 +70,12 @@ __all__ = [
     "IdentityError",
     "IngressError",
     "InvalidInput",
+    "InvocationNotFound",
     "LoopFailed",
     "LoopLimitReached",
     "NotFound",
     "NotReady",
+    "NotRegistered",
     "PerdureError",
     "PerdureTerminalError",
     "ReadOnlyStateError",
@@ -451,17 +461,30 @@ class IdentityError(PerdureError):
     """A request to a service is not signed by a trusted engine."""
 
 
+class Acceptance(StrEnum):
+    """Whether the engine has accepted a request that failed."""
+
+    ACCEPTED = "accepted"
+    """The engine has accepted the request. The error is that of its handler, or says that it has not ended."""
+    NOT_ACCEPTED = "not accepted"
+    """The engine has certainly not accepted the request, so it had no effect and can be repeated."""
+    UNKNOWN = "unknown outcome"
+    """The engine may or may not have accepted the request. Repeat it only under the same key."""
+
+
 class EngineError(PerdureError):
     """restate-server could not be found, started or queried.
 
     Args:
         message: What happened, and what to do.
         status_code: HTTP status of the engine's response, 0 without a response.
+        acceptance: Whether the engine has accepted the request.
     """
 
-    def __init__(self, message: str, *, status_code: int = 0) -> None:
+    def __init__(self, message: str, *, status_code: int = 0, acceptance: Acceptance = Acceptance.UNKNOWN) -> None:
         super().__init__(message)
         self.status_code = status_code
+        self.acceptance = acceptance
 
 
 class IngressError(PerdureError):
@@ -473,16 +496,25 @@ class IngressError(PerdureError):
         source: ``"invocation"`` for the handler's own error, ``"ingress"`` for an error of the ingress, None without a
             response.
         metadata: Metadata of the terminal error, if any.
+        acceptance: Whether the engine has accepted the request or, for `IngressClient.attach` and
+            `IngressClient.output`, the invocation.
     """
 
     def __init__(
-        self, message: str, *, status_code: int = 0, source: str | None = None, metadata: dict[str, str] | None = None
+        self,
+        message: str,
+        *,
+        status_code: int = 0,
+        source: str | None = None,
+        metadata: dict[str, str] | None = None,
+        acceptance: Acceptance = Acceptance.UNKNOWN,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status_code = status_code
         self.source = source
         self.metadata = metadata or {}
+        self.acceptance = acceptance
 
     @property
     def code(self) -> str | None:
@@ -490,5 +522,24 @@ class IngressError(PerdureError):
         return self.metadata.get(CODE_KEY)
 
 
+class AlreadyStarted(IngressError):
+    """An earlier request started the workflow with this key. Attach to it with `IngressClient.attach`."""
+
+
+class InvocationNotFound(IngressError, EngineError):
+    """The engine has no such invocation: it was never accepted, or its retention has ended.
+
+    It is no answer of a handler: a handler's `NotFound` is an `IngressError` with the source ``"invocation"``.
+    """
+
+
 class NotReady(IngressError):
     """The invocation whose output was requested has not ended. Attach to it, or request the output later."""
+
+
+class NotRegistered(IngressError):
+    """The service or handler is not registered. The engine has not accepted the request.
+
+    A just-started engine may answer this for a registered service. `IngressClient` therefore repeats the request for a
+    while, see its ``registration_timeout``.
+    """

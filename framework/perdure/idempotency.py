@@ -22,9 +22,6 @@ _KEPT_OF_PARENT: Final = 24
 _DIGEST_LENGTH: Final = 24
 _CHILD_DIGEST: Final = re.compile(rf"~[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
 
-KEY_REUSED: Final = "the workflow method was already invoked"
-"""The engine's error for a workflow key that was used before."""
-
 KEY_IS_USED_ONCE: Final = "a request uses up its key, even if the handler rejects it"
 
 VALIDATION_VARIABLE = "PERDURE_IDEMPOTENCY_VALIDATION"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -20,7 +21,7 @@ from perdure.alerts.service import (
     take_snapshot,
 )
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
-from perdure.errors import EngineError, IngressError, UnreadableValue
+from perdure.errors import Acceptance, AlreadyStarted, EngineError, IngressError, NotRegistered, UnreadableValue
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.timeline import Timeline, read_timeline
 from perdure.security import JournalCodec
@@ -34,6 +35,9 @@ UNKNOWN_OUTCOME: Final = "unknown_outcome"
 """The code of an action without a response, which may still be performed."""
 
 _TIMEOUT: Final = 15.0
+# A page must not take long while the engine starts, or if a service is not deployed.
+_START_TIMEOUT: Final = timedelta(seconds=5)
+_REGISTRATION_TIMEOUT: Final = timedelta(seconds=2)
 # Handlers that only read. A call of any other handler is an action.
 _READ_HANDLERS: Final = frozenset({"list", "status"})
 
@@ -54,8 +58,10 @@ class EngineClient:
         self.http = http
         self.ingress_url = ingress_url.rstrip("/")
         self.codec = codec
-        self._ingress = IngressClient(ingress_url, http=http, max_attempts=2, codec=codec)
-        self._admin = AdminClient(admin_url, http=http)
+        self._ingress = IngressClient(
+            ingress_url, http=http, max_attempts=2, codec=codec, registration_timeout=_REGISTRATION_TIMEOUT
+        )
+        self._admin = AdminClient(admin_url, http=http, start_timeout=_START_TIMEOUT)
 
     @classmethod
     @asynccontextmanager
@@ -149,22 +155,24 @@ def _unreadable(error: UnreadableValue) -> ConsoleError:
 
 def _engine_problem(error: EngineError, hint: str | None) -> ConsoleError:
     status = error.status_code
-    if not status:
+    if not status or _is_unknown_action(error, hint):
         return _no_response(error, str(error), hint)
     if status in (400, 404, 409):
         return ConsoleError(status, "not_found" if status == 404 else "refused", str(error))
+    if status == 503:
+        return ConsoleError(503, "engine_busy", str(error))
     return ConsoleError(502, "engine_rejected", str(error))
 
 
 def _ingress_problem(error: IngressError, hint: str | None) -> ConsoleError:
     status = error.status_code
-    if not status:
+    if not status or _is_unknown_action(error, hint):
         return _no_response(error, error.message, hint)
+    if isinstance(error, NotRegistered):
+        return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
+    if isinstance(error, AlreadyStarted) or (error.source == "ingress" and status == 400):
+        return ConsoleError(status, "refused", error.message)  # 400: an invalid key or a private handler
     if error.source != "invocation":
-        if status == 404:
-            return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
-        if status == 400:  # an invalid key or a private handler
-            return ConsoleError(400, "refused", error.message)
         return ConsoleError(503, "engine_busy", f"the ingress cannot serve the request: {error.message}")
     if status < 500:
         # A handler's 401 concerns the signed action, not the session, so it must not ask for a sign-in.
@@ -173,13 +181,17 @@ def _ingress_problem(error: IngressError, hint: str | None) -> ConsoleError:
     return ConsoleError(502, "handler_failed", error.message)
 
 
+def _is_unknown_action(error: EngineError | IngressError, hint: str | None) -> bool:
+    return hint is not None and error.acceptance is Acceptance.UNKNOWN
+
+
 def _no_response(error: EngineError | IngressError, message: str, hint: str | None) -> ConsoleError:
     """Return the problem for a missing response. An action that may have arrived has an unknown outcome."""
     timed_out = isinstance(error.__cause__, httpx.ReadTimeout)
     is_broken = isinstance(error.__cause__, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
     timeout = f"no response within {_TIMEOUT:g} s"
-    if hint is not None and (timed_out or is_broken):
-        cause = "the connection broke before the response" if is_broken else timeout
+    if _is_unknown_action(error, hint):
+        cause = "the connection broke before the response" if is_broken else timeout if timed_out else message
         return ConsoleError(
             504, UNKNOWN_OUTCOME, f"{cause}; the outcome is unknown: check {hint} before you repeat the action"
         )

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -32,10 +32,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from perdure._runtime.engine_messages import says_workflow_started
 from perdure._runtime.places import OutputSource, Place
+from perdure.engine.ingress_errors import may_be_unknown, response_error
 from perdure.engine.ingress_requests import open_output, path_segment
-from perdure.errors import UnreadableValue
-from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED
+from perdure.engine.starting import REGISTRATION_TIMEOUT, start_delays
+from perdure.errors import Acceptance, IngressError, InvocationNotFound, NotReady, NotRegistered, UnreadableValue
+from perdure.idempotency import KEY_IS_USED_ONCE
 from perdure.observability.logging import get_logger
 from perdure.security import CALLER_HEADER, CallerKind, CallTarget, TrustedKeys
 from perdure.security import Caller as SignedCaller
@@ -265,10 +268,37 @@ def _check_request(handlers: Handlers, request: GatewayRequest, body: bytes) -> 
 async def _send(
     components: Components, request: GatewayRequest, headers: dict[str, str], body: bytes
 ) -> httpx.Response:
-    engine, timeout = components.engine, components.settings.gateway_answer_within.total_seconds()
-    if request.method == "POST" and engine.codec is not None:
-        body = engine.codec.seal(body, Place.input(request.service, request.key, request.handler))
+    """Return the engine's response, which may be an error of the handler.
+
+    A just-started engine does not know its handlers for a moment, so the request is repeated.
+    """
+    codec = components.engine.codec
+    if request.method == "POST" and codec is not None:
+        body = codec.seal(body, Place.input(request.service, request.key, request.handler))
         headers = {**headers, "content-type": "application/json"}  # an empty body is not empty once encrypted
+    delays = start_delays(REGISTRATION_TIMEOUT)
+    while True:
+        response = await _send_once(components, request, headers, body)
+        error = None if response.is_success else response_error(response)
+        is_early = isinstance(error, NotRegistered)
+        if error is not None and request.operation == "attach" and may_be_unknown(error):
+            # Only a request for the output distinguishes a missing execution from a handler's 404.
+            response = await _send_once(components, replace(request, operation="output"), headers, body)
+            error = None if response.is_success else response_error(response)
+            is_early = isinstance(error, NotReady)
+        delay = next(delays, None) if is_early else None
+        if delay is None:
+            break
+        await asyncio.sleep(delay.total_seconds())
+    if error is not None and (problem := _engine_problem(error, request)) is not None:
+        raise problem from error
+    return response
+
+
+async def _send_once(
+    components: Components, request: GatewayRequest, headers: dict[str, str], body: bytes
+) -> httpx.Response:
+    engine, timeout = components.engine, components.settings.gateway_answer_within.total_seconds()
     try:
         return await engine.http.request(
             request.method,
@@ -283,7 +313,27 @@ async def _send(
             504, UNKNOWN_OUTCOME, f"no response within {timeout:g} s; the call continues: use /send, and attach later"
         ) from error
     except httpx.TransportError as error:
-        raise ConsoleError(503, "engine_down", "the engine does not respond") from error
+        is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        if is_unsent or request.method == "GET":
+            raise ConsoleError(503, "engine_down", "the engine does not respond") from error
+        raise _unknown_outcome("the connection to the engine broke") from error
+
+
+def _engine_problem(error: IngressError, request: GatewayRequest) -> ConsoleError | None:
+    """Return the problem of an error that is neither a handler's nor a refusal by the ingress."""
+    if isinstance(error, InvocationNotFound):
+        name = f"{request.service}/{(request.key or '')[:200]}"
+        return ConsoleError(404, "no_execution", f"there is no execution {name}, or its retention has ended")
+    if isinstance(error, NotRegistered):
+        return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
+    if request.method == "POST" and error.acceptance is Acceptance.UNKNOWN:
+        return _unknown_outcome(error.message)
+    return None if error.status_code else ConsoleError(503, "engine_down", "the engine does not respond")
+
+
+def _unknown_outcome(cause: str) -> ConsoleError:
+    advice = "the outcome is unknown: repeat the request only with its idempotency key, or for the same workflow"
+    return ConsoleError(504, UNKNOWN_OUTCOME, f"{cause}; {advice}")
 
 
 def _response(components: Components, request: GatewayRequest, response: httpx.Response) -> Response:
@@ -312,7 +362,7 @@ def _explained(content: bytes, request: GatewayRequest) -> bytes:
     if not isinstance(problem, dict) or not isinstance(problem.get("message"), str):
         return content
     message = f"\n{problem['message']}".partition("\nTraceback")[0].strip() or "the handler failed"
-    if message == KEY_REUSED:
+    if says_workflow_started(message):
         workflow = f"{path_segment(request.service)}/{path_segment(request.key or '')}"
         message = f"{message}: {KEY_IS_USED_ONCE}. Attach with GET {PREFIX}/restate/workflow/{workflow}/attach"
     return json.dumps({**problem, "message": message}).encode()

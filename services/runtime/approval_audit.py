@@ -19,7 +19,7 @@ from perdure import IngressClient
 from perdure.approvals.audit_log import SignatureStatus, check_approval
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
-from perdure.errors import ConfigurationError, IngressError
+from perdure.errors import ConfigurationError, IngressError, NotFound
 from perdure.security import JournalCodec, TrustedKeys
 from perdure.security.keys import PrivateKey, PublicKey
 from perdure.security.signed_actions import SigningMode, SigningRules
@@ -163,7 +163,7 @@ async def _read(ingress: IngressClient, trip_ids: list[str]) -> dict[str, Approv
             try:
                 return await ingress.call(approval_status, key=trip_id, timeout=_READ_TIMEOUT)
             except IngressError as error:
-                if error.status_code == 404 and error.source == "invocation":
+                if error.code == NotFound.code:
                     return None
                 raise
 

@@ -46,7 +46,7 @@ async def book(ingress: IngressClient, trip_id: str, order: TripRequest, show: S
     Raises:
         IngressError: The trip was refused, or the ingress did not answer.
     """
-    await ingress.send(trips.book, order, key=trip_id)
+    await ingress.submit(trips.book, order, key=trip_id)
     confirmation = asyncio.ensure_future(ingress.attach(trips.book, key=trip_id))
     try:
         while not confirmation.done():

@@ -32,15 +32,18 @@ def local_http() -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def ingress_client(url: str, codec: ValueCodec | None = None) -> AsyncIterator[IngressClient]:
+async def ingress_client(
+    url: str, codec: ValueCodec | None = None, *, max_attempts: int = 5
+) -> AsyncIterator[IngressClient]:
     """Open a client for an ingress.
 
     Args:
         url: Address of the ingress.
         codec: Codec of an encrypted journal; None for clear text.
+        max_attempts: Maximum number of attempts of a request that is safe to repeat.
     """
     async with open_http(url) as http:
-        yield IngressClient(url, http=http, codec=codec)
+        yield IngressClient(url, http=http, codec=codec, max_attempts=max_attempts)
 
 
 @asynccontextmanager

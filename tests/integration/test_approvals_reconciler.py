@@ -16,6 +16,7 @@ import restate as sdk
 from perdure import Target
 from perdure.approvals.messages import Vote
 from perdure.approvals.policy import decide
+from perdure.approvals.reconciler import Orphan
 from perdure.approvals.request import OnTimeout
 from perdure.approvals.schema import Approval
 from perdure.approvals.service import ApprovalsConfig, definitions
@@ -67,6 +68,31 @@ async def test_withdraw_after_kill_of_waiter(approval: ApprovalClient):
     assert (await approval.status()).reason == "the waiting invocation ended"
     approval.id = other
     assert (await approval.status()).status == "open"  # another waiter is not affected
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_end_wait_only_if_engine_denies_invocation(approval: ApprovalClient, monkeypatch, is_known):
+    # Tables of a partition that replays its log after a restart lack invocations for a moment.
+    invocation = await approval.client.send(run_gate, GateRequest(), key=approval.id)
+    gate = f"gate-{approval.id}"
+    async with AdminClient(approval.env.admin) as admin:
+        await eventually(lambda: waits(admin, gate), what="wait of the gate")
+        if not is_known:
+            await admin.control_invocation(invocation, "kill")
+            await admin.control_invocation(invocation, "purge")
+    orphan = Orphan(kind="ended_waiter", id=gate, wait="1", missing=invocation)
+
+    async def stale(*_: Any) -> list[Orphan]:
+        return [orphan]
+
+    monkeypatch.setattr("perdure.approvals.reconciler.find_orphans", stale)
+    report = await approval.client.call(reconcile, key="all")
+    assert [each["missing"] for each in report["repaired"]] == ([] if is_known else [invocation])
+
+
+async def waits(admin: AdminClient, approval_id: str) -> bool:
+    mine = f"service_name = 'Approvals' and service_key = '{approval_id}'"
+    return bool(await admin.query(f"select key from state where {mine} and key like 'waiter/%'"))
 
 
 async def test_repair_killed_timers(approval: ApprovalClient):

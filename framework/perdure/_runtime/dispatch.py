@@ -47,8 +47,3 @@ DAY_LONG_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=100), max_interval=LONGEST_INTERVAL, max_attempts=20_000
 ).for_invocations("pause")
 """20,000 attempts in about 28 hours, for objects that must continue after an outage of a day."""
-
-
-def is_unknown_handler(message: str) -> bool:
-    """Return whether a dispatcher failed because the engine does not know the handler, so that nothing was sent."""
-    return "was not found" in message

@@ -33,23 +33,25 @@ from perdure.approvals.schema import (
     select_missing_timers,
     select_paused_invocations,
     wait_of,
+    waiting_invocation,
 )
 from perdure.approvals.targets import leave_approval, repair_approval
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.engine.polling import Poller
-from perdure.errors import ConfigurationError, EngineError, UnreadableValue
+from perdure.errors import Acceptance, ConfigurationError, IngressError, InvocationNotFound, UnreadableValue
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.targets import KeyedTarget
+from perdure.targets import KeyedTarget, Target
 
 log = get_logger("perdure.approvals.reconciler")
 
 _KEY: Final = "all"
+_ANY_HANDLER: Final = Target("any", "any", None, None)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Orphan(BaseModel):
         kind: Kind of the orphan.
         id: The approval, or the paused invocation.
         wait: Wait of an ended invocation.
+        missing: ID of the invocation, if the engine's tables do not contain it.
     """
 
     kind: Literal["ended_waiter", "missing_timer", "paused_invocation"]
     id: str
     wait: str = ""
+    missing: str = ""
 
 
 class ReconcileReport(BaseModel):
@@ -116,7 +120,15 @@ async def find_orphans(admin: AdminClient, grace: timedelta) -> list[Orphan]:
     untimed = await admin.query(select_missing_timers(grace))
     paused = await admin.query(select_paused_invocations(grace))
     return [
-        *(Orphan(kind="ended_waiter", id=row["id"], wait=wait_of(row["entry"]) or "") for row in ended),
+        *(
+            Orphan(
+                kind="ended_waiter",
+                id=row["id"],
+                wait=wait_of(row["entry"]) or "",
+                missing=waiting_invocation(row["entry"]) if row["missing"] else "",
+            )
+            for row in ended
+        ),
         *(Orphan(kind="missing_timer", id=row["id"]) for row in untimed),
         *(Orphan(kind="paused_invocation", id=row["id"]) for row in paused),
     ]
@@ -148,6 +160,22 @@ async def count_approvals(admin: AdminClient, codec: ValueCodec | None) -> list[
         (OLDEST_APPROVAL, max((age_in_seconds(approval.opened_at, now) for approval in waiting), default=0.0), {}),
         (OVERDUE_APPROVALS, sum(approval.is_overdue(now) for approval in waiting), {}),
     ]
+
+
+async def is_missing(ingress: IngressClient, invocation_id: str) -> bool:
+    """Return whether the engine has no such invocation, as the leader of its partition says, unlike the tables.
+
+    Raises:
+        IngressError: The outcome is unknown.
+    """
+    try:
+        await ingress.output(_ANY_HANDLER, invocation_id=invocation_id)
+    except InvocationNotFound:
+        return True
+    except IngressError as error:
+        if error.acceptance is not Acceptance.ACCEPTED:
+            raise
+    return False
 
 
 class ApprovalReconciler:
@@ -207,15 +235,13 @@ class ApprovalReconciler:
         return ReconcileReport(repaired=orphans)
 
     async def _find_orphans(self) -> list[Orphan]:
-        async with AdminClient(self._config.admin_url) as admin:
-            return await find_orphans(admin, self._config.grace)
+        config = self._config
+        async with AdminClient(config.admin_url) as admin, IngressClient(config.ingress_url) as ingress:
+            orphans = await find_orphans(admin, config.grace)
+            return [each for each in orphans if not each.missing or await is_missing(ingress, each.missing)]
 
     async def _resume(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
-            try:
-                await admin.control_invocation(invocation_id, "resume")
-            except EngineError as error:
-                if not 400 <= error.status_code < 500:
-                    raise
+            if not await admin.control_if_permitted(invocation_id, "resume"):
                 # The invocation is no longer paused. A later scan finds it if it pauses again.
-                log.warning("approvals.reconciler.resume_refused", id=invocation_id, error=str(error))
+                log.warning("approvals.reconciler.resume_refused", id=invocation_id)

@@ -60,9 +60,12 @@ SELECT_OPEN_APPROVALS: Final = f"""
 
 
 def select_ended_waiters(grace: timedelta) -> str:
-    """Return the SQL for waits of ended invocations, as ``id`` and ``entry`` (the state key)."""
+    """Return the SQL for waits of ended invocations: ``id``, ``entry`` (the state key), ``missing`` (no such row).
+
+    After the engine's start, an invocation of a partition that still replays its log is missing, too.
+    """
     return f"""
-      select s.service_key as id, s.key as entry from state s
+      select s.service_key as id, s.key as entry, i.id is null as missing from state s
       left join sys_invocation_status i on i.id = split_part(s.key, '/', 2)
       where s.service_name = '{APPROVALS}' and s.key like '{_WAITER_PREFIX}inv_%'
       and (i.id is null or (i.status = 'completed' and i.modified_at < {_ago(grace)}))"""
@@ -102,6 +105,11 @@ def waiter_key(invocation_id: str, wait: str) -> str:
 def wait_of(key: str) -> str | None:
     """Return the ID of the wait in a state key; None for another key."""
     return key.rpartition("/")[2] if key.startswith(_WAITER_PREFIX) else None
+
+
+def waiting_invocation(key: str) -> str:
+    """Return the ID of the waiting invocation in the state key of a wait."""
+    return key.split("/")[1]
 
 
 def inbox_position(deadline: datetime) -> str:

@@ -40,7 +40,7 @@ from perdure.cli.options import (
     explained,
     print_facts,
 )
-from perdure.errors import ConfigurationError, IngressError
+from perdure.errors import ConfigurationError, IngressError, NotFound
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey, SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
@@ -342,7 +342,7 @@ class _Client:
         try:
             return _status(self.ingress, self.approval_id).payload_digest
         except IngressError as error:
-            if error.status_code == 404:
+            if error.code == NotFound.code:
                 raise ConfigurationError(f"approval '{self.approval_id}' has not been opened") from error
             raise
 

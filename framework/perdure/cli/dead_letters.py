@@ -110,7 +110,7 @@ def _find(ingress: str, letter_id: str) -> DeadLetter:
     try:
         rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=saga_id))
     except IngressError as error:
-        if error.status_code != NotFound.default_status:
+        if error.code != NotFound.code:
             raise
     else:
         if (waiting := letter_of(rollback, letter_id)) is not None:

@@ -6,9 +6,10 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from perdure._runtime.engine_messages import says_malformed_invocation_id
 from perdure.cli.options import DEFAULT_ADMIN, AdminOption, query_engine
 from perdure.engine.admin import AdminClient
-from perdure.errors import ConfigurationError, EngineError
+from perdure.errors import ConfigurationError, EngineError, InvocationNotFound
 from perdure.terminal import console
 
 app = typer.Typer(no_args_is_help=True)
@@ -44,8 +45,7 @@ async def _perform(engine: AdminClient, invocation_id: str, action: InvocationAc
     try:
         await engine.control_invocation(invocation_id, action)
     except EngineError as error:
-        # The engine answers a malformed ID with 400. Another server's 404 page does not mention an invocation.
-        if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{action}: ")[2]:
+        if not isinstance(error, InvocationNotFound) and not says_malformed_invocation_id(str(error)):
             raise
         raise ConfigurationError(
             f"invocation '{invocation_id}' does not exist or has ended; `perdure doctor` shows stuck invocations"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import cache
 from types import TracebackType
@@ -12,18 +13,17 @@ from urllib.parse import quote
 
 import httpx
 
+from perdure._runtime.engine_messages import says_not_routed, says_partition_unavailable
 from perdure._runtime.http import http_client
 from perdure._runtime.outcomes import describe
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
-from perdure.errors import EngineError
+from perdure.engine.starting import START_TIMEOUT, start_delays
+from perdure.errors import Acceptance, EngineError, InvocationNotFound
 from perdure.observability.logging import get_logger
 
 log = get_logger(__name__)
 
 _MAX_MESSAGE: Final = 100
-_STARTING: Final = "node lookup for partition"
-"""Part of the engine's error to SQL queries before every partition has a leader."""
-
 _CANCEL_SIGNAL: Final = '"SignalIndex":1}'
 """Part of the journal entry of a cancel."""
 
@@ -36,10 +36,15 @@ class AdminClient:
     Args:
         url: The URL, for example ``http://127.0.0.1:9070``. The API has no authentication.
         http: A HTTP client to use, which is not closed.
+        start_timeout: How long a query or action is repeated while partitions have no leader, as for a moment after the
+            engine's start; zero for no repetition.
     """
 
-    def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self, url: str, *, http: httpx.AsyncClient | None = None, start_timeout: timedelta = START_TIMEOUT
+    ) -> None:
         self.url = url.rstrip("/")
+        self._start_timeout = start_timeout
         self._owned = http is None
         self._http = http or http_client(url, timeout=30.0)
 
@@ -145,9 +150,34 @@ class AdminClient:
 
 
         Raises:
-            EngineError: The invocation does not exist, or its state does not permit the action.
+            InvocationNotFound: There is no such invocation.
+            EngineError: The state of the invocation does not permit the action, or the outcome is unknown. See
+                `acceptance`.
         """
-        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{action}")
+        try:
+            await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{action}")
+        except EngineError as error:
+            if error.status_code != 404 or error.acceptance is Acceptance.UNKNOWN:
+                raise
+            raise InvocationNotFound(str(error), status_code=404, acceptance=error.acceptance) from error
+
+    async def control_if_permitted(self, invocation_id: str, action: InvocationAction) -> bool:
+        """Control an invocation, or return False if it does not exist or its state does not permit the action.
+
+        Args:
+            invocation_id: The invocation.
+            action: The action, see `control_invocation`.
+
+        Raises:
+            EngineError: The outcome is unknown.
+        """
+        try:
+            await self.control_invocation(invocation_id, action)
+        except EngineError as error:
+            if error.acceptance is not Acceptance.NOT_ACCEPTED or error.status_code not in (404, 409):
+                raise
+            return False
+        return True
 
     async def is_cancelled(self, invocation_id: str) -> bool:
         """Return whether a running invocation was cancelled, even if the cancel was not delivered yet."""
@@ -158,31 +188,56 @@ class AdminClient:
         return any(_CANCEL_SIGNAL in row["entry_lite_json"] for row in rows)
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = await self._http.request(method, self.url + path, **options)
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise EngineError(
-                f"'{self.url}' is not a URL: set PERDURE_ADMIN_URL, for example to http://127.0.0.1:9070"
-            ) from error
-        except httpx.TransportError as error:
-            raise EngineError(
-                f"the engine's admin API at {self.url} does not answer ({type(error).__name__}): "
-                "start the engine, or set PERDURE_ADMIN_URL"
-            ) from error
-        if response.is_success:
-            return response
-        if (failure := proxy_response(response)) in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME):
-            raise EngineError(f"the engine's admin API behind {self.url} does not answer ({failure}): start the engine")
-        try:
-            message = str(response.json()["message"])
-        except (ValueError, LookupError, TypeError):  # not a response of the engine
-            message = response.text.strip().partition("\n")[0][:_MAX_MESSAGE]
-        if _STARTING in message:
+        delays = start_delays(self._start_timeout)
+        while True:
+            response = await self._request(method, path, options)
+            if response.is_success:
+                return response
+            message, is_engine = _message(response)
+            is_starting = says_partition_unavailable(message) if path == "/query" else says_not_routed(message)
+            delay = next(delays, None) if is_starting else None
+            if delay is None:
+                break
+            await asyncio.sleep(delay.total_seconds())
+        refused = is_engine and 400 <= response.status_code < 500
+        if is_starting:
             message += "; the engine is starting: try again in a moment"
         raise EngineError(
             f"the engine's admin API at {self.url} refused {method} {path}: {response.status_code} {message}",
             status_code=response.status_code,
+            acceptance=Acceptance.NOT_ACCEPTED if refused or is_starting else Acceptance.UNKNOWN,
         )
+
+    async def _request(self, method: str, path: str, options: Mapping[str, Any]) -> httpx.Response:
+        """Send a request and return the engine's response, which may be an error."""
+        try:
+            response = await self._http.request(method, self.url + path, **options)
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise EngineError(
+                f"'{self.url}' is not a URL: set PERDURE_ADMIN_URL, for example to http://127.0.0.1:9070",
+                acceptance=Acceptance.NOT_ACCEPTED,
+            ) from error
+        except httpx.TransportError as error:
+            unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            raise EngineError(
+                f"the engine's admin API at {self.url} does not answer ({type(error).__name__}): "
+                "start the engine, or set PERDURE_ADMIN_URL",
+                acceptance=Acceptance.NOT_ACCEPTED if unsent else Acceptance.UNKNOWN,
+            ) from error
+        if (failure := proxy_response(response)) in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME):
+            raise EngineError(
+                f"the engine's admin API behind {self.url} does not answer ({failure}): start the engine",
+                acceptance=Acceptance.NOT_ACCEPTED if failure is ProxyResponse.NOT_SENT else Acceptance.UNKNOWN,
+            )
+        return response
+
+
+def _message(response: httpx.Response) -> tuple[str, bool]:
+    """Return the message of an error response, and whether the engine sent it."""
+    try:
+        return str(response.json()["message"]), True
+    except (ValueError, LookupError, TypeError):
+        return response.text.strip().partition("\n")[0][:_MAX_MESSAGE], False
 
 
 @cache

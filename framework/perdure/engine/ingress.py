@@ -16,6 +16,7 @@ from perdure._runtime.time_scale import scaled
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
+from perdure.engine.starting import REGISTRATION_TIMEOUT
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
 from perdure.security.callers import CALL_START_WINDOW, CALLER_HEADER, CallTarget, sign_call
@@ -40,6 +41,8 @@ class IngressClient:
         actor_key: A key that signs calls and sends, so that `perdure.callers.caller` returns its owner in handlers.
         http: A HTTP client to use, which is not closed.
         max_retry_after: The longest wait before a retry that a ``Retry-After`` header may ask for.
+        registration_timeout: How long a request is repeated while the ingress does not know the handler, as for a
+            moment after the engine's start; zero for no repetition.
 
     Example:
         async with IngressClient("http://127.0.0.1:8080") as ingress:
@@ -58,6 +61,7 @@ class IngressClient:
         actor_key: ActorKey | None = None,
         http: httpx.AsyncClient | None = None,
         max_retry_after: timedelta = timedelta(minutes=1),
+        registration_timeout: timedelta = REGISTRATION_TIMEOUT,
     ) -> None:
         headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
         self._requests = IngressRequests(
@@ -67,6 +71,7 @@ class IngressClient:
             max_attempts=max_attempts,
             http=http,
             max_retry_after=max_retry_after,
+            registration_timeout=registration_timeout,
         )
         self._admin_url = admin_url
         self._codec = codec
@@ -152,7 +157,10 @@ class IngressClient:
             timeout: The time limit of one request; that of the client by default.
 
         Raises:
-            IngressError: The handler failed with a terminal error, or the ingress cannot serve the request.
+            NotRegistered: The service or handler is not registered.
+            AlreadyStarted: The handler is a workflow's main handler, and the key was used before.
+            IngressError: The handler failed with a terminal error, or the ingress cannot serve the request. Its
+                `acceptance` says whether the engine has accepted the call.
             InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         target = target_of(handler)
@@ -233,7 +241,8 @@ class IngressClient:
             The invocation ID.
 
         Raises:
-            IngressError: The ingress cannot accept the request.
+            NotRegistered: The service or handler is not registered.
+            IngressError: The ingress cannot accept the request, or its outcome is unknown, see `acceptance`.
             InvalidInput: The key is missing, or the idempotency key or a header cannot be sent.
         """
         target = target_of(handler)
@@ -284,7 +293,8 @@ class IngressClient:
             The invocation ID of the workflow.
 
         Raises:
-            IngressError: The ingress cannot accept the request.
+            NotRegistered: The service or handler is not registered.
+            IngressError: The ingress cannot accept the request, or its outcome is unknown, see `acceptance`.
             InvalidInput: A header cannot be sent.
         """
         target = target_of(handler)
@@ -363,12 +373,13 @@ class IngressClient:
             timeout: The time limit of one request; that of the client by default.
 
         Raises:
-            IngressError: The invocation failed with a terminal error (its status) or does not exist (404).
+            InvocationNotFound: There is no such invocation, or its retention has ended.
+            IngressError: The invocation failed with a terminal error (its status), or the ingress did not respond.
             InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
         """
         target = target_of(handler)
-        path = invocation_path(target, key, idempotency_key, invocation_id) + "/attach"
-        response = await self._requests.send("GET", path, repeatable=True, timeout=timeout)
+        path = invocation_path(target, key, idempotency_key, invocation_id)
+        response = await self._requests.attach(path, timeout=timeout)
         return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
@@ -401,7 +412,8 @@ class IngressClient:
 
         Raises:
             NotReady: The invocation has not ended.
-            IngressError: The invocation failed with a terminal error (its status) or does not exist (404).
+            InvocationNotFound: There is no such invocation, or its retention has ended.
+            IngressError: The invocation failed with a terminal error (its status), or the ingress did not respond.
             InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
         """
         target = target_of(handler)
@@ -417,7 +429,8 @@ class IngressClient:
 
         Raises:
             ConfigurationError: The client has no ``admin_url``.
-            EngineError: The invocation does not exist or has ended.
+            InvocationNotFound: There is no such invocation.
+            EngineError: The invocation has ended, or the admin API did not respond.
         """
         if self._admin_url is None:
             raise ConfigurationError(

@@ -1,9 +1,11 @@
 """Requests to the engine's ingress: paths, retries and responses.
 
 A request is retried only if that is safe. An error of the handler, which ``x-restate-error-source`` marks, is final.
-Without a response, a request is retried if it has an idempotency key or is idempotent by itself: submitting a workflow,
-attaching, completing a signal. Calling a workflow's main handler is not: the second call returns a conflict instead of
-the result. Submit the workflow and attach to it. A retry waits at least as long as ``Retry-After`` asks.
+A request that was certainly not accepted is retried, and so is one for a handler that is not registered, as a
+just-started engine claims for a moment. After an unknown outcome, a request is retried if it has an idempotency key or
+is idempotent by itself: submitting a workflow, attaching, completing a signal. Calling a workflow's main handler is
+not: the second call returns a conflict instead of the result. Submit the workflow and attach to it. A retry waits at
+least as long as ``Retry-After`` asks.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -23,15 +26,16 @@ from perdure._runtime.message_sizes import check_message
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.retry_after import retry_after
 from perdure._runtime.serdes import serde_for
+from perdure.engine.ingress_errors import may_be_unknown, response_error
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
-from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
-from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED, check_idempotency_key
+from perdure.engine.starting import start_delays
+from perdure.errors import Acceptance, IngressError, InvalidInput, NotReady, NotRegistered, UnreadableValue
+from perdure.idempotency import check_idempotency_key
 from perdure.retry import RetryPolicy
 from perdure.targets import Target, check_key
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _CONNECT_TIMEOUT = 5.0
-_NOT_READY = 470
 _INVOCATION_ID = "x-restate-id"
 # Characters of a path segment that need no quoting. The ingress does not decode idempotency keys in paths.
 _UNQUOTED = "!$&'()*+,;=:@"
@@ -47,6 +51,7 @@ class IngressRequests:
         max_attempts: The maximum number of attempts of a request that is safe to repeat.
         http: A HTTP client to use, which is not closed.
         max_retry_after: The longest wait that a ``Retry-After`` header may ask for.
+        registration_timeout: The longest wait for the registration of a handler.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class IngressRequests:
         max_attempts: int,
         http: httpx.AsyncClient | None,
         max_retry_after: timedelta,
+        registration_timeout: timedelta,
     ) -> None:
         self.url = url.rstrip("/")
         self._headers = headers
@@ -65,6 +71,7 @@ class IngressRequests:
             initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=5), max_attempts=max_attempts
         )
         self._max_retry_after = max_retry_after
+        self._registration_timeout = registration_timeout
         self._owned = http is None
         self._http = http or http_client(
             url,
@@ -100,6 +107,7 @@ class IngressRequests:
             repeatable: Whether the request is idempotent.
 
         Raises:
+            NotRegistered: The handler is not registered, after `registration_timeout`.
             IngressError: There was no response, or an error response.
             TooLarge: The body exceeds the engine's message limit.
         """
@@ -107,47 +115,121 @@ class IngressRequests:
         if body is not None:
             check_message(f"the body of {method} {path}", len(body))
             sent["content-type"] = content_type
-        options: dict[str, Any] = {}
-        if timeout is not None:
-            options["timeout"] = httpx.Timeout(timeout.total_seconds(), connect=_CONNECT_TIMEOUT)
-        attempt = 0
+        request = self._http.build_request(
+            method, self.url + path, content=body, headers=sent, **({} if timeout is None else _timeout(timeout))
+        )
+        failures, is_unknown = 0, False
+        start = start_delays(self._registration_timeout)
         while True:
-            problem: IngressError
-            asked: timedelta | None = None
-            cause: httpx.TransportError | None = None
-            try:
-                response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # not sent, so always safe to retry
-                cause = error
-                problem = IngressError(
-                    f"no connection to the ingress at {self.url}: start the engine, or set PERDURE_INGRESS_URL"
-                )
-                safe = True
-            except httpx.UnsupportedProtocol as error:
-                raise IngressError(f"the ingress URL '{self.url}' is invalid: it begins with http://") from error
-
-            except httpx.TimeoutException as error:
-                cause = error
-                problem = IngressError(
-                    f"{method} {path}: the ingress at {self.url} did not answer in time ({type(error).__name__})"
-                )
-                safe = repeatable
-            except httpx.TransportError as error:
-                cause = error
-                problem = IngressError(f"{method} {path}: the connection broke before the response: {error!r}")
-                safe = repeatable
+            outcome = await self._attempt(request)
+            if isinstance(outcome, httpx.Response):
+                return outcome
+            error = outcome.error
+            is_unknown = is_unknown or error.acceptance is Acceptance.UNKNOWN
+            delay: timedelta | None = None
+            if isinstance(error, NotRegistered):
+                delay = next(start, None)
             else:
-                if response.is_success:
-                    return response
-                problem = _error(response)
-                asked = retry_after(response.headers, self._max_retry_after)
-                retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
-                safe = (retried and repeatable) or proxy_response(response) is ProxyResponse.NOT_SENT
-            attempt += 1
-            if not safe or not self._retry.permits(attempt):
-                raise problem from cause
-            delay = self._retry.delay_after(attempt)
-            await asyncio.sleep((delay if asked is None else max(delay, asked)).total_seconds())
+                failures += 1
+                is_safe = repeatable or error.acceptance is Acceptance.NOT_ACCEPTED
+                if is_safe and outcome.is_transient and self._retry.permits(failures):
+                    delay = max(self._retry.delay_after(failures), outcome.retry_after or timedelta(0))
+            if delay is None:
+                raise self._completed(error, is_unknown=is_unknown) from error.__cause__
+            await asyncio.sleep(delay.total_seconds())
+
+    def _completed(self, error: IngressError, *, is_unknown: bool) -> IngressError:
+        """Add advice to the error of the last attempt, and the outcome of earlier ones."""
+        if isinstance(error, NotRegistered):
+            limit = self._registration_timeout.total_seconds()
+            waited = f" It was not registered within {limit:g} s either." if limit else ""
+            error.message += f"{waited} Start the service and register its URL, or correct the name of the handler"
+        if is_unknown and error.acceptance is Acceptance.NOT_ACCEPTED:
+            error.acceptance = Acceptance.UNKNOWN
+            error.message += "; an earlier attempt may have been accepted"
+        error.args = (error.message,)
+        return error
+
+    async def attach(self, path: str, *, timeout: timedelta | None = None) -> httpx.Response:
+        """Wait for the result of an invocation.
+
+        The ingress answers an attach to an unknown invocation like a handler that fails with 404 and without metadata.
+        Only a request for the output distinguishes them.
+
+        Args:
+            path: The quoted path of the invocation.
+            timeout: The time limit of each attempt; that of the client by default.
+
+        Raises:
+            InvocationNotFound: There is no such invocation.
+            IngressError: The invocation failed, or there was no response.
+        """
+        while True:
+            try:
+                return await self.send("GET", f"{path}/attach", timeout=timeout, repeatable=True)
+            except IngressError as error:
+                if not may_be_unknown(error):
+                    raise
+            try:
+                return await self.send("GET", f"{path}/output", timeout=timeout, repeatable=True)
+            except NotReady:  # the invocation was accepted after the attach
+                await asyncio.sleep(self._retry.delay_after(1).total_seconds())
+
+    async def _attempt(self, request: httpx.Request) -> httpx.Response | _Failure:
+        name = f"{request.method} {request.url.raw_path.decode()}"
+        # A connection error proves that a request was not sent, but a read learns nothing about the invocation.
+        unsent = Acceptance.UNKNOWN if request.method == "GET" else Acceptance.NOT_ACCEPTED
+        try:
+            response = await self._http.send(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            message = f"no connection to the ingress at {self.url}: start the engine, or set PERDURE_INGRESS_URL"
+            return _failure(message, error, unsent)
+        except httpx.UnsupportedProtocol as error:
+            message = f"the ingress URL '{self.url}' is invalid: it begins with http://"
+            return _failure(message, error, unsent, is_transient=False)
+        except httpx.TimeoutException as error:
+            message = f"{name}: the ingress at {self.url} did not answer in time ({type(error).__name__})"
+            return _failure(message, error, unsent if isinstance(error, httpx.PoolTimeout) else Acceptance.UNKNOWN)
+        except httpx.TransportError as error:
+            return _failure(f"{name}: the connection broke before the response: {error!r}", error)
+        if response.is_success:
+            return response
+        problem = response_error(response)
+        is_retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
+        is_unsent = proxy_response(response) is ProxyResponse.NOT_SENT
+        asked = retry_after(response.headers, self._max_retry_after)
+        return _Failure(problem, is_transient=is_retried or is_unsent, retry_after=asked)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A failed attempt.
+
+    Args:
+        error: The error.
+        is_transient: Whether another attempt may succeed.
+        retry_after: The wait that the response asks for.
+    """
+
+    error: IngressError
+    is_transient: bool = True
+    retry_after: timedelta | None = None
+
+
+def _failure(
+    message: str,
+    cause: httpx.TransportError,
+    acceptance: Acceptance = Acceptance.UNKNOWN,
+    *,
+    is_transient: bool = True,
+) -> _Failure:
+    error = IngressError(message, acceptance=acceptance)
+    error.__cause__ = cause
+    return _Failure(error, is_transient)
+
+
+def _timeout(limit: timedelta) -> dict[str, Any]:
+    return {"timeout": httpx.Timeout(limit.total_seconds(), connect=_CONNECT_TIMEOUT)}
 
 
 def handler_path(target: Target[Any, Any, Any], key: str | None) -> str:
@@ -251,31 +333,7 @@ def parse_output(
     except ValidationError as error:
         name = getattr(target.output, "__qualname__", str(target.output))
         raise IngressError(
-            f"{target}: the response does not fit {name}: {error}", status_code=response.status_code
+            f"{target}: the response does not fit {name}: {error}",
+            status_code=response.status_code,
+            acceptance=Acceptance.ACCEPTED,
         ) from error
-
-
-def _error(response: httpx.Response) -> IngressError:
-    source = response.headers.get("x-restate-error-source")
-    proxy = proxy_response(response)
-    body: Any
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        body = {"message": response.text}
-        if source is None:  # errors of the ingress are JSON and name their source
-            request = f"{response.request.method} {response.request.url}"
-            text = response.text.strip().partition("\n")[0] or response.reason_phrase
-            body["message"] = f"{request}: the response is not by an ingress: {response.status_code} {text[:100]}"
-    # The message of an exhausted handler contains a stack trace.
-    message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
-    if message == KEY_REUSED:
-        message = f"{message}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
-    fields = body.get("metadata")
-    metadata = {str(name): str(value) for name, value in fields.items()} if isinstance(fields, dict) else {}
-    kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError
-    # The engine did not respond, as if the connection to it had failed.
-    no_response = proxy in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME)
-    return kind(message, status_code=0 if no_response else response.status_code, source=source, metadata=metadata)

@@ -74,7 +74,13 @@ class Poller:
         tolerated = _FAILURES_AT_START
         logged: str | None = None
         # Without retries: the next scan repeats the call if it is still needed.
-        client = IngressClient(self.ingress_url, codec=self.codec, max_attempts=1, timeout=_CALL_TIMEOUT)
+        client = IngressClient(
+            self.ingress_url,
+            codec=self.codec,
+            max_attempts=1,
+            timeout=_CALL_TIMEOUT,
+            registration_timeout=timedelta(0),
+        )
         async with AdminClient(self.admin_url) as admin, client as ingress:
             while True:
                 try:

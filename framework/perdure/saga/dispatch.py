@@ -14,7 +14,8 @@ import restate
 from pydantic import BaseModel, JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
+from perdure._runtime.dispatch import SHORT_RETRIES
+from perdure._runtime.engine_messages import says_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
@@ -169,7 +170,7 @@ class Attempt:
             self._limit = self._ctx.sleep(MAX_PASS_WAIT, f"look again at {self.step.step}")
 
     def _start_failed(self, compensation: CompensationHandler, message: str) -> None:
-        if is_unknown_handler(message):
+        if says_unknown_handler(message):
             self._start_error = (
                 f"the compensation's handler {compensation} does not exist: deploy a version of the service "
                 "that has it and redrive, or compensate the step manually and resolve it"

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 import restate
 from typing_extensions import Unpack
 
+from perdure._runtime.engine_messages import says_workflow_started
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.sdk import WaitEndedByTimeout
 from perdure._runtime.serdes import serde_for
@@ -17,7 +18,7 @@ from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError, clean_terminal
-from perdure.idempotency import KEY_REUSED, child_key, join_key
+from perdure.idempotency import child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
@@ -214,7 +215,8 @@ class Orchestration:
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
-            if not isinstance(failed.__cause__, TerminalError) or failed.__cause__.message != KEY_REUSED:
+            cause = failed.__cause__
+            if not isinstance(cause, TerminalError) or cause.metadata or not says_workflow_started(cause.message):
                 raise
             raise StepFailed(
                 name,

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from perdure._runtime.sdk import handler_info
 from perdure._runtime.waiting import done_before, is_own_cancel
 from perdure.clients import ObjectClient
-from perdure.errors import Conflict, NotFound, TerminalError
+from perdure.errors import Conflict, NotFound, TerminalError, error_code
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.retried import retries_for_status
 from perdure.saga.schema import (
@@ -102,7 +102,7 @@ async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> Rol
     try:
         return await query
     except TerminalError as error:
-        if error.status_code == NotFound.default_status:
+        if error_code(error) == NotFound.code:
             return None
         raise
 

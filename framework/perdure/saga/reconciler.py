@@ -48,10 +48,10 @@ from perdure.alerts.service import (
 )
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
-from perdure.engine.admin import AdminClient, InvocationAction, sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.engine.polling import Poller
-from perdure.errors import ConfigurationError, Conflict, EngineError, TerminalError
+from perdure.errors import ConfigurationError, Conflict, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import RECONCILER_REPAIRS
@@ -368,7 +368,7 @@ class SagaReconciler:
     async def _cancel(self, invocation_ids: list[str]) -> None:
         async with AdminClient(self._config.admin_url) as admin:
             for each in invocation_ids:
-                await _act_on(admin, each, "cancel")
+                await admin.control_if_permitted(each, "cancel")
 
     async def _find_orphans(self) -> list[OrphanedSaga]:
         async with AdminClient(self._config.admin_url) as admin:
@@ -376,23 +376,12 @@ class SagaReconciler:
 
     async def _resume_paused(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
-            await _act_on(admin, invocation_id, "resume")
+            await admin.control_if_permitted(invocation_id, "resume")
 
     async def _kill_paused(self, invocation_id: str) -> bool:
         is_paused = "select id from sys_invocation_status where status = 'paused' and id = " + sql_text(invocation_id)
         async with AdminClient(self._config.admin_url) as admin:
-            return bool(await admin.query(is_paused)) and await _act_on(admin, invocation_id, "kill")
-
-
-async def _act_on(admin: AdminClient, invocation_id: str, action: InvocationAction) -> bool:
-    """Apply an action to an invocation; return False if its state does not allow it."""
-    try:
-        await admin.control_invocation(invocation_id, action)
-    except EngineError as error:
-        if error.status_code not in (404, 409):
-            raise
-        return False
-    return True
+            return bool(await admin.query(is_paused)) and await admin.control_if_permitted(invocation_id, "kill")
 
 
 async def _record(ctx: restate.ObjectContext, orphan: OrphanedSaga) -> None:

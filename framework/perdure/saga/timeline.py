@@ -185,7 +185,7 @@ async def _status(ingress: IngressClient, saga_id: str) -> RollbackStatus | None
     try:
         return await ingress.call(rollback_status, key=saga_id)
     except IngressError as error:
-        if error.status_code != NotFound.default_status:
+        if error.code != NotFound.code:
             raise
         return None
 

@@ -14,7 +14,8 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
+from perdure._runtime.dispatch import SHORT_RETRIES
+from perdure._runtime.engine_messages import says_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
@@ -56,7 +57,7 @@ async def _run_target(ctx: restate.Context, request: RunRequest) -> RunReport:
             break
         except TerminalError as error:
             attempts += 1
-            if is_unknown_handler(error.message) or not _RETRIES.permits(attempts):
+            if says_unknown_handler(error.message) or not _RETRIES.permits(attempts):
                 message = explain_failure(request.target, _first_line(error))
                 return RunReport(run_id=request.run_id, state=RunState.NOT_STARTED, error=message)
         delay = scaled(_RETRIES.delay_after(attempts))
@@ -91,7 +92,7 @@ async def _start(ctx: restate.Context, request: RunRequest) -> str:
 
 def explain_failure(target: ScheduledTarget, message: str) -> str:
     """Return the error of a run whose target could not be started, with the action to take."""
-    if is_unknown_handler(message):
+    if says_unknown_handler(message):
         return f"{target} does not exist: deploy a version of the service with this handler, or set another target"
     return f"the start of {target} failed, or its outcome is unknown: {message}"
 

@@ -20,7 +20,7 @@ from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
 from perdure.engine.catalog import find_problem
-from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError
+from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError, error_code
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
@@ -420,7 +420,7 @@ class ScheduleIndex:
             try:
                 items.append(await call)
             except TerminalError as error:
-                if error.status_code != NotFound.default_status:  # removed since the index was read
+                if error_code(error) != NotFound.code:  # removed since the index was read
                     raise
         pages = max(1, -(-len(names) // request.page_size))
         return SchedulePage(items=items, total=len(names), page=request.page, pages=pages)

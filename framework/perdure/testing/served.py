@@ -12,7 +12,7 @@ from perdure._runtime.admin_url import served_to
 from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.catalog import Catalog
-from perdure.errors import ConfigurationError, EngineError
+from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
@@ -198,11 +198,7 @@ async def _remove(admin: AdminClient, environment: RestateEnvironment) -> None:
         f"select id from sys_invocation where target_service_name in ({names}) and status != 'completed'"  # noqa: S608 - quoted
     )
     for row in running:
-        try:
-            await admin.control_invocation(row["id"], "kill")
-        except EngineError as error:
-            if error.status_code not in (404, 409):  # it has ended
-                raise
+        await admin.control_if_permitted(row["id"], "kill")  # it may have ended
     for deployment in await admin.deployments():
         if str(deployment.get("uri", "")).rstrip("/") == environment.url:
             await admin.remove_deployment(deployment["id"])

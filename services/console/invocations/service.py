@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from perdure._runtime.engine_messages import says_malformed_invocation_id
 from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import failure_message, sql_text
 from services.console.auth.sessions import Session
@@ -78,7 +79,7 @@ async def _target(engine: EngineClient, invocation_id: str) -> str | None:
     try:
         rows = await engine.query(f"select target from sys_invocation_status where id = {sql_text(invocation_id)}")
     except ConsoleError as error:
-        if "non valid invocation id" in error.message:
+        if says_malformed_invocation_id(error.message):
             return None
         raise
     return str(rows[0]["target"]) if rows else None

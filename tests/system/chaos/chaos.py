@@ -17,7 +17,7 @@ from typing import Final, Literal
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.errors import EngineError, IngressError
+from perdure.errors import EngineError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
 from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
 from services.contracts import trips
@@ -35,6 +35,8 @@ from tests.system.scenarios.platforms import conclude, play_on, run_isolated
 _AT_ONCE: Final = 16
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
 _LOOK: Final = 0.25
+# About two minutes, in which a killed engine restarts even on a loaded machine.
+_BOOKING_ATTEMPTS: Final = 30
 # To forget is all that is left to do then, in months.
 _UNDER_WAY: Final = """select target, status from sys_invocation where status != 'completed'
     and not (status = 'scheduled' and target_handler_name = 'purge') order by target"""
@@ -162,17 +164,10 @@ class _Run:
         return f"chaos-{self._plan.seed}-{number:04d}"
 
     async def _book(self, number: int, what: TripRequest) -> None:
-        """Send an order until the engine accepts it; the trip ID makes the repetition safe."""
-        async with ingress_client(self._platform.topology.ingress_url, self._platform.codec) as ingress:
-            while True:
-                try:
-                    self._invocations[number] = await ingress.send(trips.book, what, key=self._trip(number))
-                except IngressError as error:
-                    if error.status_code not in (0, 429, 500, 502, 503, 504):
-                        raise
-                    await asyncio.sleep(_LOOK)
-                else:
-                    return
+        """Submit an order; the client repeats it until the engine accepts it, also through a restart of the engine."""
+        url, codec = self._platform.topology.ingress_url, self._platform.codec
+        async with ingress_client(url, codec, max_attempts=_BOOKING_ATTEMPTS) as ingress:
+            self._invocations[number] = await ingress.submit(trips.book, what, key=self._trip(number))
 
     async def _inject(self, fault: Fault) -> None:
         if fault.action == "kill -9":

@@ -15,7 +15,7 @@ from perdure import IngressClient, StatusData
 from perdure._runtime.places import Place
 from perdure.approvals.targets import approval_status
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.errors import IngressError, PerdureError
+from perdure.errors import IngressError, NotFound, PerdureError
 from perdure.saga.messages import rollback_status
 from perdure.saga.status import RollbackState
 from perdure.security import ActorKey
@@ -194,7 +194,7 @@ class Harness:
             try:
                 await self.ingress.call(approval_status, key=trip_id)
             except IngressError as error:
-                if error.status_code != 404:
+                if error.code != NotFound.code:
                     raise
                 return False
             return True
@@ -260,7 +260,7 @@ class Harness:
             try:
                 last = (await self.ingress.call(rollback_status, key=trip_id)).status
             except IngressError as error:
-                if error.status_code != 404:
+                if error.code != NotFound.code:
                     raise
             return last is state
 

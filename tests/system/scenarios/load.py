@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from perdure import IngressClient
-from perdure.errors import IngressError
+from perdure.errors import IngressError, NotRegistered
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.connections import local_http
@@ -117,7 +117,8 @@ class Stream:
         except TimeoutError:
             return False
         except IngressError as error:
-            if error.source == "invocation" or error.status_code not in _UNANSWERED:
+            is_final = error.source == "invocation" or error.status_code not in _UNANSWERED
+            if is_final and not isinstance(error, NotRegistered):
                 raise
             await asyncio.sleep(_AGAIN)
             return False

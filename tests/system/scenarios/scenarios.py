@@ -16,10 +16,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 import httpx
 
+from perdure._runtime.engine_messages import WORKFLOW_STARTED
 from perdure.approvals.messages import DecisionRequest, WithdrawalRequest
 from perdure.approvals.targets import approve, reject, withdraw
 from perdure.errors import IngressError
-from perdure.idempotency import KEY_IS_USED_ONCE, KEY_REUSED
+from perdure.idempotency import KEY_IS_USED_ONCE
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, new_trip_id
@@ -32,7 +33,7 @@ Play: TypeAlias = Callable[[Harness], Awaitable[list[Fact]]]
 ALL: Final = "seat sets: 1, rooms: 1, charges: 1"
 NOTHING: Final = "nothing"
 
-_TAKEN: Final = f"409 {KEY_REUSED}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
+_TAKEN: Final = f"409 {WORKFLOW_STARTED}: {KEY_IS_USED_ONCE}. Attach with IngressClient.attach(handler, key=...)"
 """Response to a reused trip ID."""
 
 _AT_ONCE: Final = 5.0

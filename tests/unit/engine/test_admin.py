@@ -11,16 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.errors import EngineError
+from perdure.engine.proxy_responses import PROXY_HEADER
+from perdure.errors import Acceptance, EngineError, IngressError, InvocationNotFound
 
 URL = "http://admin.test:9070"
 
 
-def asking(answer: httpx.Response | Exception) -> tuple[AdminClient, list[httpx.Request]]:
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Record the waits between attempts without waiting."""
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("perdure.engine.admin.asyncio.sleep", pause)
+    return waited
+
+
+def asking(*answers: httpx.Response | Exception) -> tuple[AdminClient, list[httpx.Request]]:
     requests: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
         requests.append(request)
+        answer = answers[min(len(requests), len(answers)) - 1]
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -116,3 +130,82 @@ def test_sql_text_quotes_values(value):
     assert quoted[0] == quoted[-1] == "'"
     assert quoted[1:-1].replace("''", "") == quoted[1:-1].replace("''", "").replace("'", "")
     assert quoted[1:-1].replace("''", "'") == value
+
+
+ROUTING = "Error when routing the request internally. Reason: "
+NOT_ROUTED = [
+    f"{ROUTING}cannot find node for partition 1",
+    f"{ROUTING}rpc for partition 1 at node N1:4 failed: not leader",
+    f"{ROUTING}rpc for partition 1 at node N1:2 failed: node N1:2 was shut down or removed",
+]
+NO_LEADER = [
+    "Datafusion error: External error: node lookup for partition 1 failed",
+    "Datafusion error: External error: node N1:3 was shut down or removed",
+    "Datafusion error: External error: partition 0 doesn't exist on this node, this is benign if the partition is ...",
+]
+
+
+def error_response(status: int, message: str) -> httpx.Response:
+    return httpx.Response(status, json={"message": message})
+
+
+@pytest.mark.parametrize("message", NO_LEADER)
+async def test_repeat_query_until_partitions_have_leaders(message, pauses):
+    admin, requests = asking(*[error_response(500, message)] * 3, httpx.Response(200, json={"rows": []}))
+    assert await admin.query("select 1") == []
+    assert (len(requests), pauses) == (4, [0.05, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("message", NOT_ROUTED)
+async def test_repeat_action_without_effect(message, pauses):
+    admin, requests = asking(error_response(503, message), httpx.Response(202))
+    await admin.control_invocation("inv_1", "restart-as-new")
+    assert (len(requests), pauses) == (2, [0.05])
+
+
+async def test_repetition_ends_after_start_timeout(pauses):
+    admin, _ = asking(error_response(503, NOT_ROUTED[0]))
+    with pytest.raises(EngineError, match="the engine is starting: try again") as failed:
+        await admin.control_invocation("inv_1", "cancel")
+    assert failed.value.acceptance is Acceptance.NOT_ACCEPTED
+    assert 29.5 < sum(pauses) <= 30
+
+
+@given(
+    reason=st.text()
+    | st.sampled_from(["internal error: x", "lost leadership", "internal error: not leader", "x failed: not leader"])
+)
+async def test_unknown_routing_error_has_unknown_outcome(reason):
+    # A second cancel would end the compensations that the first one has started.
+    message = f"{ROUTING}rpc for partition 1 at node N1:4 failed: {reason}"
+    admin, requests = asking(error_response(503, message))
+    with pytest.raises(EngineError) as failed:
+        await admin.control_invocation("inv_1", "cancel")
+    assert (failed.value.acceptance, len(requests)) == (Acceptance.UNKNOWN, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (httpx.ConnectError("refused"), Acceptance.NOT_ACCEPTED),
+        (httpx.ReadError("broken"), Acceptance.UNKNOWN),
+        (httpx.ReadTimeout("slow"), Acceptance.UNKNOWN),
+        (httpx.Response(503, headers={PROXY_HEADER: "not-sent"}), Acceptance.NOT_ACCEPTED),
+        (httpx.Response(502, headers={PROXY_HEADER: "unknown-outcome"}), Acceptance.UNKNOWN),
+        (error_response(409, "The invocation 'inv_1' was already completed."), Acceptance.NOT_ACCEPTED),
+        (httpx.Response(404, text="<html>another server</html>"), Acceptance.UNKNOWN),
+        (error_response(500, "boom"), Acceptance.UNKNOWN),
+    ],
+)
+async def test_error_tells_whether_action_was_accepted(answer, expected):
+    admin, _ = asking(answer)
+    with pytest.raises(EngineError) as failed:
+        await admin.control_invocation("inv_1", "cancel")
+    assert (type(failed.value), failed.value.acceptance) == (EngineError, expected)
+
+
+async def test_action_on_unknown_invocation():
+    admin, _ = asking(error_response(404, "The requested invocation 'inv_1' does not exist"))
+    with pytest.raises(InvocationNotFound, match="does not exist") as failed:
+        await admin.control_invocation("inv_1", "cancel")
+    assert (failed.value.status_code, isinstance(failed.value, IngressError)) == (404, True)

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from perdure.errors import IngressError, NotReady
+from perdure._runtime.engine_messages import WORKFLOW_STARTED
+from perdure.engine.ingress_errors import response_error
+from perdure.engine.proxy_responses import PROXY_HEADER, ProxyResponse
+from perdure.errors import (
+    Acceptance,
+    AlreadyStarted,
+    EngineError,
+    IngressError,
+    InvocationNotFound,
+    NotReady,
+    NotRegistered,
+)
 from tests.unit.engine.scripted_ingress import URL, Ingress, Order, answer, book
 
 ELSEWHERE = f"POST {URL}/Trips/run: the response is not by an ingress: "
@@ -80,7 +93,7 @@ async def test_invalid_response_type_raises_ingress_error(response):
     async with Ingress(response).client() as client:
         with pytest.raises(IngressError, match=r"Trips/run: the response does not fit Receipt") as failed:
             await client.call(book, Order(id="1"))
-    assert failed.value.status_code == 200
+    assert (failed.value.status_code, failed.value.acceptance) == (200, Acceptance.ACCEPTED)
 
 
 @pytest.mark.parametrize("response", [httpx.Response(200, content=b"x"), httpx.Response(200, json={"no": "id"})])
@@ -88,3 +101,71 @@ async def test_unconfirmed_send_raises_ingress_error(response):
     async with Ingress(response).client() as client:
         with pytest.raises(IngressError, match="no invocation ID"):
             await client.send(book, Order(id="1"))
+
+
+UNREGISTERED = [
+    "service 'Trips' not found, make sure to register the service before calling it.",
+    "the service 'Trips' exists, but the handler 'run' was not found, check that the handler exists in the latest ...",
+]
+TEXTS = st.sampled_from([*UNREGISTERED, "invocation not found", "not found", WORKFLOW_STARTED]) | st.text()
+STATUSES = st.integers(400, 599)
+METADATA = st.none() | st.dictionaries(st.text(), st.text())
+
+
+def error_of(status, message, *, method="POST", source=None, proxy=None, metadata=None):
+    sent = {"x-restate-error-source": source, PROXY_HEADER: proxy}
+    return response_error(
+        httpx.Response(
+            status,
+            json={"message": message} | ({} if metadata is None else {"metadata": metadata}),
+            headers={name: value for name, value in sent.items() if value is not None},
+            request=httpx.Request(method, f"{URL}/Trips/t/run"),
+        )
+    )
+
+
+@given(status=STATUSES, message=TEXTS, method=st.sampled_from(["GET", "POST"]), metadata=METADATA)
+def test_handler_error_is_accepted_whatever_its_text(status, message, method, metadata):
+    error = error_of(status, message, method=method, source="invocation", metadata=metadata)
+    assert error.acceptance is Acceptance.ACCEPTED
+    reused = status == 409 and not metadata and message == WORKFLOW_STARTED
+    assert type(error) is (AlreadyStarted if reused else IngressError)
+    assert error.source == ("ingress" if reused else "invocation")
+
+
+@given(status=STATUSES, message=TEXTS)
+def test_ingress_refusals_are_certain_below_500(status, message):
+    error = error_of(status, message, source="ingress")
+    assert error.acceptance is (Acceptance.NOT_ACCEPTED if status < 500 else Acceptance.UNKNOWN)
+    assert isinstance(error, NotRegistered) is (status == 404)
+
+
+@given(status=STATUSES, message=TEXTS)
+def test_failed_read_proves_acceptance_only_when_ingress_says_so(status, message):
+    error = error_of(status, message, method="GET", source="ingress")
+    assert error.acceptance is (Acceptance.ACCEPTED if status == 470 else Acceptance.UNKNOWN)
+    assert isinstance(error, NotReady) is (status == 470)
+    assert isinstance(error, InvocationNotFound) is (status == 404 and message == "invocation not found")
+    assert isinstance(error, NotRegistered) is (status == 404 and message in UNREGISTERED)
+
+
+@given(status=STATUSES, message=TEXTS, method=st.sampled_from(["GET", "POST"]), metadata=METADATA)
+def test_response_without_source_has_unknown_outcome(status, message, method, metadata):
+    error = error_of(status, message, method=method, metadata=metadata)
+    assert (type(error), error.acceptance, error.status_code) == (IngressError, Acceptance.UNKNOWN, status)
+
+
+@given(status=STATUSES, message=TEXTS, proxy=st.sampled_from(ProxyResponse))
+def test_proxy_marker_decides_about_its_responses(status, message, proxy):
+    error = error_of(status, message, proxy=proxy)
+    unknown = proxy is ProxyResponse.UNKNOWN_OUTCOME
+    assert error.acceptance is (Acceptance.UNKNOWN if unknown else Acceptance.NOT_ACCEPTED)
+    assert error.status_code == (status if proxy is ProxyResponse.REFUSED else 0)
+    assert error_of(status, message, method="GET", proxy=proxy).acceptance is Acceptance.UNKNOWN
+
+
+def test_missing_invocation_is_error_of_both_apis():
+    error = InvocationNotFound("x", status_code=404, source="ingress", acceptance=Acceptance.NOT_ACCEPTED)
+    assert isinstance(error, IngressError)
+    assert isinstance(error, EngineError)
+    assert (error.status_code, error.source, error.acceptance) == (404, "ingress", Acceptance.NOT_ACCEPTED)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from perdure import IngressClient
-from perdure.errors import IngressError, TooLarge
+from perdure.errors import Acceptance, IngressError, InvocationNotFound, NotRegistered, TooLarge
 from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
 
 
@@ -38,6 +38,7 @@ async def test_do_not_retry_unknown_outcome(error):
             with pytest.raises(IngressError, match=r"the connection broke before|not answer in time") as failed:
                 await attempt
             assert (failed.value.status_code, failed.value.source) == (0, None)
+            assert failed.value.acceptance is Acceptance.UNKNOWN
     assert len(ingress.requests) == 2
 
 
@@ -72,8 +73,9 @@ async def test_retries_are_limited_and_raise_last_error(pauses):
     ingress = Ingress(httpx.ConnectError("refused"))
     async with ingress.client(max_attempts=5) as client:
         told = f"^no connection to the ingress at {URL}: start the engine, or set PERDURE_INGRESS_URL$"
-        with pytest.raises(IngressError, match=told):
+        with pytest.raises(IngressError, match=told) as failed:
             await client.call(book, Order(id="1"))
+    assert failed.value.acceptance is Acceptance.NOT_ACCEPTED
     assert len(ingress.requests) == 5
     assert pauses == [0.1, 0.2, 0.4, 0.8]
 
@@ -113,9 +115,13 @@ async def test_retry_ingress_error_only_when_safe(status, source):
         assert len(ingress.requests) == 2
     ingress = Ingress(answer(status, source), OK)
     async with ingress.client() as client:
-        with pytest.raises(IngressError):
+        if (status, source) == (429, "ingress"):  # the ingress sheds load before it accepts a request
+            await client.call(book, Order(id="1"))
+            return
+        with pytest.raises(IngressError) as failed:
             await client.call(book, Order(id="1"))
         assert len(ingress.requests) == 1
+    assert failed.value.acceptance is Acceptance.UNKNOWN
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("0", 0.1), ("2", 2.0), ("3600", 60.0), ("soon", 0.1)])
@@ -141,7 +147,7 @@ async def test_do_not_send_oversized_request():
     assert ingress.requests == []
 
 
-@pytest.mark.parametrize("status", [400, 404, 470, 500])
+@pytest.mark.parametrize("status", [400, 405, 470, 500])
 async def test_do_not_retry_permanent_error(status):
     ingress = Ingress(answer(status, "ingress"))
     async with ingress.client() as client:
@@ -188,3 +194,65 @@ async def test_do_not_retry_other_proxy_responses(status, kind):
             await client.call(book, Order(id="1"), key="t")
     assert failed.value.status_code == (0 if kind == "unknown-outcome" else status)
     assert failed.value.source is None
+    expected = {"unknown-outcome": Acceptance.UNKNOWN, "refused": Acceptance.NOT_ACCEPTED}
+    assert failed.value.acceptance is expected.get(kind, Acceptance.UNKNOWN)
+
+
+def missing(message="service 'Trips' not found, make sure to register the service before calling it."):
+    return answer(404, "ingress", message=message)
+
+
+async def test_repeat_request_until_handler_is_registered(pauses):
+    ingress = Ingress(missing(), missing(), missing(), OK)
+    async with ingress.client(max_attempts=1) as client:
+        assert await client.call(book, Order(id="1")) == Receipt(text="booked")
+    assert pauses == [0.05, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 5, 30])
+async def test_repetition_ends_after_registration_timeout(seconds, pauses):
+    ingress = Ingress(missing())
+    async with ingress.client(registration_timeout=timedelta(seconds=seconds)) as client:
+        with pytest.raises(NotRegistered, match=r"^service 'Trips' not found.* register its URL") as failed:
+            await client.send(book, Order(id="1"), key="t")
+    assert failed.value.acceptance is Acceptance.NOT_ACCEPTED
+    assert (failed.value.status_code, failed.value.source) == (404, "ingress")
+    assert seconds - 0.5 < sum(pauses) <= seconds
+    assert (f"within {seconds} s" in str(failed.value)) is (seconds > 0)
+
+
+@pytest.mark.parametrize("last", [missing(), httpx.ConnectError("refused"), answer(400, "ingress")], ids=str)
+async def test_unknown_outcome_of_earlier_attempt_remains(last):
+    async with Ingress(BROKEN[0], last).client(registration_timeout=timedelta(seconds=1)) as client:
+        with pytest.raises(IngressError, match="; an earlier attempt may have been accepted") as failed:
+            await client.submit(book, Order(id="1"), key="t")
+    assert failed.value.acceptance is Acceptance.UNKNOWN
+
+
+NO_INVOCATION = answer(404, "invocation", message="not found")
+
+
+async def test_attach_recognises_unknown_invocation():
+    # The ingress answers an attach as if a handler had failed with 404.
+    ingress = Ingress(NO_INVOCATION, answer(404, "ingress", message="invocation not found"))
+    async with ingress.client() as client:
+        with pytest.raises(InvocationNotFound):
+            await client.attach(book, key="t")
+    assert [request.url.path.rpartition("/")[2] for request in ingress.requests] == ["attach", "output"]
+
+
+async def test_attach_recognises_404_of_handler():
+    async with Ingress(NO_INVOCATION).client() as client:
+        with pytest.raises(IngressError) as failed:
+            await client.attach(book, key="t")
+    assert (type(failed.value), failed.value.source) == (IngressError, "invocation")
+    ingress = Ingress(answer(404, "invocation", metadata={"code": "not_found"}))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError):
+            await client.attach(book, key="t")
+    assert len(ingress.requests) == 1
+
+
+async def test_attach_waits_for_invocation_accepted_meanwhile():
+    async with Ingress(NO_INVOCATION, answer(470, "ingress"), OK).client() as client:
+        assert await client.attach(book, key="t") == Receipt(text="booked")

@@ -18,6 +18,7 @@ from perdure.schedules.messages import (
     ScheduleStatus,
     action_target,
     list_target,
+    status_target,
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from services.console.alert_count import AlertCount
@@ -88,6 +89,37 @@ async def test_action_without_response_has_unknown_outcome(fault, message):
     assert (error.status, error.problem.code) == (504, "unknown_outcome")
     assert error.message.startswith(message)
     assert error.message.endswith(f"check {INVOCATION} before you repeat the action")
+
+
+ROUTING = {"message": "Error when routing the request internally. Reason: rpc for partition 1 at node N1:4 failed: x"}
+UNCERTAIN = [
+    httpx.Response(503, headers={"x-restate-error-source": "ingress"}, json={"message": "internal routing error: x"}),
+    httpx.Response(502, headers={"x-perdure-proxy": "unknown-outcome"}, json={"message": "the connection broke"}),
+    httpx.Response(503, json=ROUTING),
+    httpx.Response(502, text="<html>Bad Gateway</html>"),
+]
+
+
+@pytest.mark.parametrize("response", UNCERTAIN, ids=lambda response: response.text[:20])
+async def test_action_with_uncertain_response_has_unknown_outcome(response):
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: response)) as http:
+        engine = EngineClient("http://ingress.test", "http://admin.test", http)
+        for action in (engine.call(TRIGGER, REQUEST, key="trips/nightly"), engine.act(INVOCATION, "kill")):
+            with pytest.raises(ConsoleError, match=r"the outcome is unknown: check .* before you repeat") as failed:
+                await action
+            assert (failed.value.status, failed.value.problem.code) == (504, "unknown_outcome")
+
+
+async def test_unregistered_service_is_not_deployed():
+    missing = httpx.Response(404, headers={"x-restate-error-source": "ingress"}, json={"message": "service 'x' ..."})
+    responses = [missing, missing, httpx.Response(200, content=STATUS.model_dump_json())]
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: responses.pop(0))) as http:
+        engine = EngineClient("http://ingress.test", "http://admin.test", http)
+        assert await engine.call(status_target, key="nightly") == STATUS
+        responses += [missing] * 100
+        with pytest.raises(ConsoleError, match=r"^not deployed: ") as failed:
+            await engine.call(status_target, key="nightly")
+        assert (failed.value.status, failed.value.problem.code) == (503, "not_deployed")
 
 
 @pytest.mark.parametrize("fault", UNREACHED)

@@ -286,7 +286,8 @@ async def test_mistaken_request_keeps_workflow_key(console):
         if request.url.path == "/services":
             return httpx.Response(200, json={"services": TYPED})
         forwarded.append(request.content)
-        return httpx.Response(409, json={"code": 409, "message": "the workflow method was already invoked"})
+        problem = {"code": 409, "message": "the workflow method was already invoked"}
+        return httpx.Response(409, json=problem, headers={"x-restate-error-source": "invocation"})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, console.client() as client:
         engine = EngineClient("http://ingress.test", "http://admin.test", http)
