@@ -1,0 +1,151 @@
+"""`python -m tests.system soak`: book trips at a steady rate, and check memory, descriptors and latency for growth."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from perdure.dev.interrupts import Interrupts
+from perdure.dev.terminal import Terminal
+from perdure.engine import LocatedEngine
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import ENGINE, Topology
+from tests.system.chaos.clients import Clients
+from tests.system.chaos.launch import LaunchedPlatform
+from tests.system.chaos.ledger import Ledger, answer_times
+from tests.system.chaos.plan import ORDERS
+from tests.system.chaos.stage import Stage
+from tests.system.scenarios.platforms import run_isolated
+
+_RATE: Final = 5
+"""Trips per second: far below what two cores can do, so that latency does not measure a queue."""
+
+_SAMPLE_EVERY: Final = 2.0
+_DISK: Final = 2 * 1024 * 1024 * 1024
+_MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass
+class Series:
+    """Measurements of one quantity over time.
+
+    Args:
+        name: The quantity.
+        unit: Its unit.
+        allowed: Growth that is not reported, in the unit. It adds to a tenth of the value.
+    """
+
+    name: str
+    unit: str
+    allowed: float
+    values: list[tuple[float, float]] = field(default_factory=list)
+
+    def medians(self) -> tuple[float, float] | None:
+        """Return the medians of the second and the last quarter of the time; None without values in one of them.
+
+        The first quarter is left out: caches and pools fill then.
+        """
+        times = [at for at, _ in self.values]
+        if not times:
+            return None
+        begin, length = min(times), max(times) - min(times)
+        quarters: dict[int, list[float]] = defaultdict(list)
+        for at, value in self.values:
+            quarters[min(3, int(4 * (at - begin) / length)) if length else 0].append(value)
+        if not quarters[1] or not quarters[3]:
+            return None
+        return median(quarters[1]), median(quarters[3])
+
+    @property
+    def grows(self) -> bool:
+        """Whether the last quarter exceeds the second one by more than what is allowed."""
+        medians = self.medians()
+        return medians is not None and medians[1] > medians[0] * 1.1 + self.allowed
+
+    def __str__(self) -> str:
+        medians = self.medians()
+        if medians is None:
+            return f"{self.name}: too few values"
+        return f"{self.name}: {medians[0]:.3g} to {medians[1]:.3g} {self.unit}"
+
+
+def soak(settings: PlatformSettings, terminal: Terminal, *, minutes: float) -> int:
+    """Run a soak test on a separate platform with fresh data.
+
+    Args:
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
+        minutes: Duration of the bookings.
+
+    Returns:
+        The exit code: 0 if nothing grows and every trip is confirmed, else 1; 128 plus the signal's number after a
+        signal.
+
+    Raises:
+        PerdureError: The platform cannot run. Its data and logs are kept.
+    """
+    duration = timedelta(minutes=minutes)
+    return run_isolated(
+        "soak", settings, terminal, lambda topology, engine: _soak(topology, engine, terminal, duration)
+    )
+
+
+async def _soak(topology: Topology, engine: LocatedEngine, terminal: Terminal, duration: timedelta) -> int:
+    interrupts = Interrupts()
+    with interrupts.listening():
+        async with Stage.on(topology, engine, disk_size=_DISK, hurry=interrupts.hurry) as stage:
+            await interrupts.run_until_stopped(stage.start())
+            terminal.say(f"the platform is up; booking {_RATE} trips per second for {duration}")
+            ledger = Ledger(topology.home / "ledger.jsonl")
+            series = await interrupts.run_until_stopped(_measure(stage, ledger, duration))
+            terminal.say("stopping")
+    ledger.close()
+    confirmed = sum(entry.answer == "confirmed" for entry in ledger.entries)
+    refused = [entry for entry in ledger.entries if entry.answer == "refused"]
+    for each in series:
+        terminal.say(f"{'GROWS' if each.grows else 'ok   '}  {each}", "bold red" if each.grows else None)
+    terminal.say(f"{confirmed} trips were confirmed, {len(refused)} refused")
+    failed = any(each.grows for each in series) or refused or not confirmed
+    terminal.say("the soak FAILED" if failed else "nothing grows", "bold red" if failed else "bold green")
+    return 1 if failed else 0
+
+
+async def _measure(stage: Stage, ledger: Ledger, duration: timedelta) -> Sequence[Series]:
+    """Book trips and take samples for a duration, then wait for the answers."""
+    series: dict[str, Series] = {}
+    async with Clients.at(stage.ingress_url, ledger) as clients, asyncio.TaskGroup() as orders:
+        began = time.monotonic()
+        next_sample = began
+        for number in itertools.count(1):
+            now = time.monotonic()
+            if now - began > duration.total_seconds():
+                break
+            if now >= next_sample:
+                next_sample += _SAMPLE_EVERY
+                for each in _sample(stage.platform):
+                    series.setdefault(each.name, each).values.append((now, each.values[0][1]))
+            orders.create_task(clients.order(f"soak-{number:06d}", ORDERS["ordinary"], "patient"))
+            # The rate does not depend on how long this loop takes.
+            await asyncio.sleep(max(0.0, began + number / _RATE - time.monotonic()))
+    latency = Series("time to the answer", "s", 0.1, answer_times(ledger.entries))
+    return [*series.values(), latency]
+
+
+def _sample(platform: LaunchedPlatform) -> Iterable[Series]:
+    """Yield a series with one value for memory and descriptors of each process."""
+    for name, process in platform.processes().items():
+        folder = Path(f"/proc/{process.pid}")
+        resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MEBIBYTE
+        # RocksDB fills its caches up to a limit of its own.
+        allowed = 64.0 if name == ENGINE else 4.0
+        yield Series(f"memory of {name}", "MiB", allowed, [(0.0, resident)])
+        yield Series(f"descriptors of {name}", "", 8.0, [(0.0, len(list((folder / "fd").iterdir())))])
