@@ -47,6 +47,8 @@ class LaunchedPlatform:
             **environment,
             **{name: str(port) for name, port in topology.port_settings().items()},
             "PERDURE_LOCAL_DIR": str(topology.home),
+            # The engine leaves folders for temporary files behind when it is killed.
+            "TMPDIR": str(topology.home),
             "PERDURE_ENGINE_CONFIG": str(topology.engine_config_file),
         }
         self._log = topology.home / "platform.log"

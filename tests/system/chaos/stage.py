@@ -124,7 +124,8 @@ def _public_folder(kept: Path) -> Iterator[Path]:
     Args:
         kept: Where the folder is moved to.
     """
-    parent = Path(tempfile.mkdtemp(prefix="perdure-chaos-postgres-"))
+    # A folder for temporary files that belongs to this user may be closed to others.
+    parent = Path(tempfile.mkdtemp(prefix="perdure-chaos-postgres-", dir="/tmp"))
     parent.chmod(0o711)
     folder = parent / "server"
     folder.mkdir()
