@@ -157,9 +157,12 @@ class _Run:
                     if fault.kind in OPERATOR_ACTIONS:
                         await self._inject(injector, fault)
                         continue
-                    # A disruption begins after the end of the previous one, while clients go on.
+                    # A disruption begins after the end of the previous one, while clients go on. A platform that
+                    # starts again gets no further fault, since its start may fail.
                     if disruption is not None:
                         await disruption
+                    async with self._starting:
+                        pass
                     disruption = asyncio.create_task(self._inject(injector, fault))
                     tasks.add(disruption)
                 await asyncio.sleep(self._plan.pace)
