@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter, defaultdict
+from contextlib import closing
 from datetime import timedelta
 from statistics import quantiles
 from typing import Final
@@ -31,7 +32,7 @@ from tests.system.chaos.plan import OPERATOR_ACTIONS, ORDERS, ChaosPlan, Client,
 from tests.system.chaos.stage import Stage, cancelled_at_end, missing_abilities, one_sentence
 from tests.system.scenarios.platforms import run_isolated
 
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 512
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
 _UP_WITHIN: Final = 300.0
 _POLL: Final = 0.25
@@ -104,13 +105,16 @@ class _Run:
         """Book all trips, inject all faults and wait for the end of all work; return the problems."""
         await self._start()
         self._say("the platform is up")
+        with closing(self._ledger):
+            await self._run()
+        return self._problems
+
+    async def _run(self) -> None:
         async with cancelled_at_end() as tasks:
             tasks |= {asyncio.create_task(work) for work in (self._book_and_compare(), self._keep_up())}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        self._ledger.close()
-        return self._problems
 
     async def _book_and_compare(self) -> None:
         await self._book_all()
@@ -149,7 +153,8 @@ class _Run:
             injector = Injector(self._stage, lambda number: clients.invocations.get(self._trip(number)), self._start)
             disruption: asyncio.Task[None] | None = None
             for number, (name, client) in enumerate(zip(self._plan.orders, self._plan.clients, strict=True), 1):
-                await limit.acquire()
+                if not await self._acquired(limit):
+                    break
                 order = asyncio.create_task(self._order(clients, self._trip(number), ORDERS[name], client))
                 order.add_done_callback(lambda _: limit.release())
                 tasks.add(order)
@@ -170,6 +175,16 @@ class _Run:
                 await disruption
             self._say("all trips are sent; waiting for their answers")
             await asyncio.wait(tasks, timeout=_SETTLED_WITHIN.total_seconds())
+
+    async def _acquired(self, limit: asyncio.Semaphore) -> bool:
+        """Acquire a place for a trip; return False and report a problem if other trips do not end."""
+        try:
+            async with asyncio.timeout(_SETTLED_WITHIN.total_seconds()):
+                await limit.acquire()
+        except TimeoutError:
+            self._problem(f"{_AT_ONCE} trips have no answer, so no further ones are sent")
+            return False
+        return True
 
     async def _order(self, clients: Clients, trip: str, what: TripRequest, client: Client) -> None:
         try:
