@@ -34,7 +34,6 @@ from tests.system.scenarios.platforms import run_isolated
 
 _AT_ONCE: Final = 512
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
-_UP_WITHIN: Final = 300.0
 _POLL: Final = 0.25
 _SHOWN_PROBLEMS: Final = 40
 _DISK: Final = 256 * 1024 * 1024
@@ -133,19 +132,8 @@ class _Run:
             await self._start()
 
     async def _start(self) -> None:
-        last = ""
-
-        async def is_up() -> bool:
-            nonlocal last
-            try:
-                await self._stage.start()
-            except PerdureError as error:
-                last = str(error)
-                return False
-            return True
-
         async with self._starting:
-            await eventually(is_up, what=lambda: f"platform that is up: {last}", within=_UP_WITHIN, every=_POLL)
+            await self._stage.start()
 
     async def _book_all(self) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)

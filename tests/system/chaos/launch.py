@@ -78,7 +78,7 @@ class LaunchedPlatform:
             await eventually(lambda: _UP in self._said() or self.end(), what=f"'{_UP}'", within=_UP_WITHIN)
         except WaitTimeout as error:
             await self.stop()
-            raise LaunchError(f"the platform did not get up: {error}; it said: {self._last_line()}") from error
+            raise LaunchError(f"the platform did not get up: {error}; it said: {self._last_words()}") from error
         if reason := self.end():
             self._process = None
             raise LaunchError(f"the platform {reason}")
@@ -92,7 +92,7 @@ class LaunchedPlatform:
         """Describe how the supervisor ended by itself; None while it runs."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        return f"{describe_exit(code)}: {self._last_line()}"
+        return f"{describe_exit(code)}: {self._last_words()}"
 
     async def kill_supervisor(self) -> None:
         """Kill the supervisor with SIGKILL. `start` starts the platform again."""
@@ -166,5 +166,8 @@ class LaunchedPlatform:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
-    def _last_line(self) -> str:
-        return next((line.strip() for line in reversed(self._said().splitlines()) if line.strip()), "nothing")
+    def _last_words(self) -> str:
+        """Return the platform's last error message and its last line, which may be the end of a log."""
+        lines = [line.strip() for line in self._said().splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith(f"{_PROGRAM.name}: ")]
+        return " … ".join(dict.fromkeys([*errors[-1:], *lines[-1:]])) or "nothing"

@@ -12,19 +12,23 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from perdure.dev.interrupts import Interrupted
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient
 from perdure.errors import PerdureError
 from services.runtime.topology import ENGINE, SERVICES, Topology
+from tests.support import eventually
 from tests.system.chaos.database import Postgres, find_postgres
 from tests.system.chaos.disk import SmallDisk, has_private_mounts
 from tests.system.chaos.launch import LaunchedPlatform
 from tests.system.chaos.network import TcpProxy
 from tests.system.chaos.plan import DATABASE, INGRESS, Ability
 from tests.system.scenarios.harness import harness_environment
+
+_UP_WITHIN: Final = 300.0
+_POLL: Final = 0.25
 
 
 def missing_abilities() -> set[Ability]:
@@ -104,11 +108,27 @@ class Stage:
     async def start(self) -> None:
         """Start the platform unless it runs, and route the engine's requests to services through the proxies.
 
+        A start is repeated if it fails, since the machine may be busy or a fault may last.
+
         Raises:
-            PerdureError: The platform or the engine does not get up.
+            WaitTimeout: The platform or the engine does not get up.
         """
-        if not self.platform.is_running:
-            await self.platform.start()
+        last = ""
+
+        async def is_up() -> bool:
+            nonlocal last
+            try:
+                if not self.platform.is_running:
+                    await self.platform.start()
+                await self._route()
+            except PerdureError as error:
+                last = str(error)
+                return False
+            return True
+
+        await eventually(is_up, what=lambda: f"platform that is up: {last}", within=_UP_WITHIN, every=_POLL)
+
+    async def _route(self) -> None:
         topology = self.platform.topology
         proxied = {topology.service_url(spec.name): self.links[spec.name].port for spec in SERVICES}
         async with AdminClient(topology.admin_url) as admin:
