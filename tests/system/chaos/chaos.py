@@ -34,6 +34,7 @@ from tests.system.scenarios.platforms import run_isolated
 
 _AT_ONCE: Final = 512
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
+_ANSWERED_WITHIN: Final = 60.0
 _POLL: Final = 0.25
 _SHOWN_PROBLEMS: Final = 40
 _DISK: Final = 256 * 1024 * 1024
@@ -117,7 +118,6 @@ class _Run:
 
     async def _book_and_compare(self) -> None:
         await self._book_all()
-        await self._until_settled()
         await self._compare()
 
     async def _keep_up(self) -> None:
@@ -161,8 +161,9 @@ class _Run:
                 await asyncio.sleep(self._plan.pace)
             if disruption is not None:
                 await disruption
-            self._say("all trips are sent; waiting for their answers")
-            await asyncio.wait(tasks, timeout=_SETTLED_WITHIN.total_seconds())
+            self._say("all trips are sent; waiting for the end of all work")
+            await self._until_settled()
+            await asyncio.wait(tasks, timeout=_ANSWERED_WITHIN)
 
     async def _acquired(self, limit: asyncio.Semaphore) -> bool:
         """Acquire a place for a trip; return False and report a problem if other trips do not end."""
