@@ -27,8 +27,11 @@ from tests.system.chaos.plan import ORDERS
 from tests.system.chaos.stage import Stage, cancelled_at_end, one_sentence
 from tests.system.scenarios.platforms import run_isolated
 
-_RATE: Final = 5
-"""Trips per second: far below what two cores can do, so that latency does not measure a queue."""
+_CLIENTS: Final = 4
+"""Each books one trip at a time, so that a busy machine makes the run slower, but no queue grows."""
+
+_INTERVAL: Final = 0.8
+"""Seconds from a client's trip to its next one, or longer if the trip takes longer."""
 
 _SAMPLE_EVERY: Final = 2.0
 _ANSWERED_WITHIN: Final = 60.0
@@ -106,7 +109,7 @@ async def _soak(topology: Topology, engine: LocatedEngine, terminal: Terminal, d
     with one_sentence("the soak", topology.home), interrupts.listening():
         async with Stage.on(topology, engine, disk_size=_DISK, hurry=interrupts.hurry) as stage:
             await interrupts.run_until_stopped(stage.start())
-            terminal.say(f"the platform is up; booking {_RATE} trips per second for {duration}")
+            terminal.say(f"the platform is up; {_CLIENTS} clients book trips for {duration}")
             with closing(Ledger(topology.home / "ledger.jsonl")) as ledger:
                 series = await interrupts.run_until_stopped(_measure(stage, ledger, duration))
             terminal.say("stopping")
@@ -121,24 +124,27 @@ async def _soak(topology: Topology, engine: LocatedEngine, terminal: Terminal, d
 
 
 async def _measure(stage: Stage, ledger: Ledger, duration: timedelta) -> Sequence[Series]:
-    """Book trips and take samples for a duration, then wait for the answers."""
+    """Book trips and take samples for a duration."""
     series: dict[str, Series] = {}
-    async with Clients.at(stage.ingress_url, ledger) as clients, cancelled_at_end() as orders:
-        began = time.monotonic()
-        next_sample = began
-        for number in itertools.count(1):
-            now = time.monotonic()
-            if now - began > duration.total_seconds():
-                break
-            if now >= next_sample:
-                next_sample += _SAMPLE_EVERY
+    end = time.monotonic() + duration.total_seconds()
+    numbers = itertools.count(1)
+    async with Clients.at(stage.ingress_url, ledger) as clients, cancelled_at_end() as tasks:
+
+        async def book() -> None:
+            while (began := time.monotonic()) < end:
+                await clients.order(f"soak-{next(numbers):06d}", ORDERS["ordinary"], "patient")
+                await asyncio.sleep(began + _INTERVAL - time.monotonic())
+
+        async def sample() -> None:
+            while (now := time.monotonic()) < end:
                 _sample(stage.platform, now, series)
-            orders.add(asyncio.create_task(clients.order(f"soak-{number:06d}", ORDERS["ordinary"], "patient")))
-            # The rate does not depend on how long this loop takes.
-            await asyncio.sleep(max(0.0, began + number / _RATE - time.monotonic()))
-        done, _ = await asyncio.wait(orders, timeout=_ANSWERED_WITHIN)
-        for order in done:
-            order.result()
+                await asyncio.sleep(_SAMPLE_EVERY)
+
+        tasks |= {asyncio.create_task(work()) for work in (*[book] * _CLIENTS, sample)}
+        limit = duration.total_seconds() + _ANSWERED_WITHIN
+        done, _ = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
     return [*series.values(), Series("time to the answer", "s", 0.1, answer_times(ledger.entries))]
 
 
