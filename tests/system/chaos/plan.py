@@ -87,8 +87,8 @@ class Ability(StrEnum):
     """What a machine needs for some faults."""
 
     DATABASE = "PostgreSQL"
-    DISK = "root, to mount a small disk"
-    LIMITS = "Linux, to limit a running process"
+    DISK = "root and unshare"
+    LIMITS = "Linux"
 
 
 @dataclass(frozen=True)
