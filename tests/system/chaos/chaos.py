@@ -148,7 +148,7 @@ class _Run:
                 tasks.add(order)
                 for fault in self._faults.get(number, ()):
                     if fault.kind in OPERATOR_ACTIONS:
-                        await self._inject(injector, fault)
+                        tasks.add(asyncio.create_task(self._inject(injector, fault)))
                         continue
                     # A disruption begins after the end of the previous one, while clients go on. A platform that
                     # starts again gets no further fault, since its start may fail.

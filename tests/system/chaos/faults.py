@@ -17,10 +17,12 @@ import asyncpg  # type: ignore[import-untyped] # it has no annotations
 from perdure.dev.pidfiles import RunningProcess
 from perdure.engine.admin import AdminClient, InvocationAction
 from perdure.errors import EngineError, PerdureError
+from tests.support import WaitTimeout, eventually
 from tests.system.chaos.database import Postgres
 from tests.system.chaos.plan import SUPERVISOR, Fault, FaultKind
 from tests.system.chaos.stage import Stage
 
+_ACCEPTED_WITHIN: Final = 10.0
 _DELAY: Final = 0.3
 _SPARE_MEMORY: Final = 4 * 1024 * 1024
 
@@ -83,9 +85,13 @@ class Injector:
             raise NotApplied(f"PostgreSQL does not answer: {error}") from error
 
     async def _control_trip(self, fault: Fault) -> None:
-        invocation = self.invocation(int(fault.target))
-        if invocation is None:
-            raise NotApplied("the trip is not accepted yet")
+        number = int(fault.target)
+        try:
+            invocation = await eventually(
+                lambda: self.invocation(number), what="accepted trip", within=_ACCEPTED_WITHIN
+            )
+        except WaitTimeout as error:
+            raise NotApplied("the trip is not accepted yet") from error
         action: InvocationAction = "cancel" if fault.kind is FaultKind.CANCEL_TRIP else "kill"
         async with AdminClient(self.stage.platform.topology.admin_url) as admin:
             try:
