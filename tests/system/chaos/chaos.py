@@ -26,10 +26,10 @@ from services.runtime.topology import Topology
 from tests.support import WaitTimeout, eventually
 from tests.system.chaos.clients import Clients
 from tests.system.chaos.faults import Injector, NotApplied
+from tests.system.chaos.harness import ChaosHarness, cancelled_at_end, missing_abilities, one_sentence
 from tests.system.chaos.ledger import Ledger, answer_times, judge
 from tests.system.chaos.observation import observe
 from tests.system.chaos.plan import OPERATOR_ACTIONS, ORDERS, ChaosPlan, Client, Fault, make_plan
-from tests.system.chaos.stage import Stage, cancelled_at_end, missing_abilities, one_sentence
 from tests.system.scenarios.platforms import run_isolated
 
 _AT_ONCE: Final = 512
@@ -71,10 +71,10 @@ async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, 
     interrupts = Interrupts()
     disk_size = _DISK + _DISK_PER_TRIP * len(plan.orders)
     with one_sentence("the chaos run", topology.home), interrupts.listening():
-        async with Stage.on(topology, engine, disk_size=disk_size, hurry=interrupts.hurry) as stage:
-            problems = await interrupts.run_until_stopped(_Run(stage, terminal, plan).play())
+        async with ChaosHarness.on(topology, engine, disk_size=disk_size, hurry=interrupts.hurry) as harness:
+            problems = await interrupts.run_until_stopped(_Run(harness, terminal, plan).play())
             terminal.say("stopping")
-    problems += [f"the stopped platform left {name} behind" for name in stage.left_behind]
+    problems += [f"the stopped platform left {name} behind" for name in harness.left_behind]
     for problem in problems[:_SHOWN_PROBLEMS]:
         terminal.say(problem, "bold red")
     if problems:
@@ -87,14 +87,14 @@ async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, 
 class _Run:
     """Execution of a chaos plan."""
 
-    def __init__(self, stage: Stage, terminal: Terminal, plan: ChaosPlan) -> None:
-        self._stage = stage
-        self._platform = stage.platform
+    def __init__(self, harness: ChaosHarness, terminal: Terminal, plan: ChaosPlan) -> None:
+        self._harness = harness
+        self._platform = harness.platform
         self._terminal = terminal
         self._plan = plan
         self._began = time.monotonic()
         self._prefix = f"chaos-{plan.seed}-"
-        self._ledger = Ledger(stage.platform.topology.home / "ledger.jsonl")
+        self._ledger = Ledger(harness.platform.topology.home / "ledger.jsonl")
         self._faults: dict[int, list[Fault]] = defaultdict(list)
         for fault in plan.faults:
             self._faults[fault.after].append(fault)
@@ -133,12 +133,12 @@ class _Run:
 
     async def _start(self) -> None:
         async with self._starting:
-            await self._stage.start()
+            await self._harness.start()
 
     async def _book_all(self) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)
-        async with Clients.at(self._stage.ingress_url, self._ledger) as clients, cancelled_at_end() as tasks:
-            injector = Injector(self._stage, lambda number: clients.invocations.get(self._trip(number)), self._start)
+        async with Clients.at(self._harness.ingress_url, self._ledger) as clients, cancelled_at_end() as tasks:
+            injector = Injector(self._harness, lambda number: clients.invocations.get(self._trip(number)), self._start)
             disruption: asyncio.Task[None] | None = None
             for number, (name, client) in enumerate(zip(self._plan.orders, self._plan.clients, strict=True), 1):
                 if not await self._acquired(limit):

@@ -19,8 +19,8 @@ from perdure.engine.admin import AdminClient, InvocationAction
 from perdure.errors import EngineError, PerdureError
 from tests.support import WaitTimeout, eventually
 from tests.system.chaos.database import Postgres
+from tests.system.chaos.harness import ChaosHarness
 from tests.system.chaos.plan import SUPERVISOR, Fault, FaultKind
-from tests.system.chaos.stage import Stage
 
 _ACCEPTED_WITHIN: Final = 10.0
 _DELAY: Final = 0.3
@@ -36,12 +36,12 @@ class Injector:
     """Applies faults.
 
     Args:
-        stage: The platform and its surroundings.
+        harness: The platform and its surroundings.
         invocation: Returns the invocation ID of a trip by number; None if it is not accepted yet.
         restart: Starts the platform again after the supervisor was killed.
     """
 
-    stage: Stage
+    harness: ChaosHarness
     invocation: Callable[[int], str | None]
     restart: Callable[[], Awaitable[None]]
 
@@ -60,15 +60,15 @@ class Injector:
 
     async def _kill(self, fault: Fault) -> None:
         if fault.target == SUPERVISOR:
-            before = self.stage.platform.processes()
-            await self.stage.platform.kill_supervisor()
+            before = self.harness.platform.processes()
+            await self.harness.platform.kill_supervisor()
             await self.restart()
             if orphaned := [name for name, process in before.items() if process.alive]:
                 raise PerdureError(f"the killed supervisor's processes still run: {', '.join(orphaned)}")
             return
         process = self._process(fault.target)
         _send(process, signal.SIGKILL)
-        await self.stage.platform.until_replaced(fault.target, process)
+        await self.harness.platform.until_replaced(fault.target, process)
 
     async def _restart_database(self, fault: Fault) -> None:
         postgres = self._postgres()
@@ -93,14 +93,14 @@ class Injector:
         except WaitTimeout as error:
             raise NotApplied("the trip is not accepted yet") from error
         action: InvocationAction = "cancel" if fault.kind is FaultKind.CANCEL_TRIP else "kill"
-        async with AdminClient(self.stage.platform.topology.admin_url) as admin:
+        async with AdminClient(self.harness.platform.topology.admin_url) as admin:
             try:
                 await admin.control_invocation(invocation, action)
             except EngineError as error:
                 raise NotApplied("the trip has ended" if error.status_code in (404, 409) else str(error)) from error
 
     def _lasting(self, fault: Fault) -> AbstractAsyncContextManager[None]:
-        link = self.stage.links.get(fault.target)
+        link = self.harness.links.get(fault.target)
         match fault.kind:
             case FaultKind.DELAY if link:
                 lasting = link.delayed(_DELAY)
@@ -132,7 +132,7 @@ class Injector:
 
     @asynccontextmanager
     async def _full(self, name: str) -> AsyncIterator[None]:
-        with self.stage.disks[name].full():
+        with self.harness.disks[name].full():
             yield
 
     @asynccontextmanager
@@ -150,15 +150,15 @@ class Injector:
                 resource.prlimit(process.pid, limit, (soft, hard))
 
     def _process(self, name: str) -> RunningProcess:
-        process = self.stage.platform.processes().get(name)
+        process = self.harness.platform.processes().get(name)
         if process is None:
             raise NotApplied(f"{name} does not run at the moment")
         return process
 
     def _postgres(self) -> Postgres:
-        if self.stage.postgres is None:
+        if self.harness.postgres is None:
             raise NotApplied("the database is SQLite")
-        return self.stage.postgres
+        return self.harness.postgres
 
 
 _EVENTS: Final[Mapping[FaultKind, Callable[[Injector, Fault], Awaitable[None]]]] = {

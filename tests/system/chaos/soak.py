@@ -21,10 +21,10 @@ from perdure.engine import LocatedEngine
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import ENGINE, Topology
 from tests.system.chaos.clients import Clients
+from tests.system.chaos.harness import ChaosHarness, cancelled_at_end, one_sentence
 from tests.system.chaos.launch import LaunchedPlatform
 from tests.system.chaos.ledger import Ledger, answer_times
 from tests.system.chaos.plan import ORDERS
-from tests.system.chaos.stage import Stage, cancelled_at_end, one_sentence
 from tests.system.scenarios.platforms import run_isolated
 
 _CLIENTS: Final = 4
@@ -107,11 +107,11 @@ def soak(settings: PlatformSettings, terminal: Terminal, *, minutes: float) -> i
 async def _soak(topology: Topology, engine: LocatedEngine, terminal: Terminal, duration: timedelta) -> int:
     interrupts = Interrupts()
     with one_sentence("the soak", topology.home), interrupts.listening():
-        async with Stage.on(topology, engine, disk_size=_DISK, hurry=interrupts.hurry) as stage:
-            await interrupts.run_until_stopped(stage.start())
+        async with ChaosHarness.on(topology, engine, disk_size=_DISK, hurry=interrupts.hurry) as harness:
+            await interrupts.run_until_stopped(harness.start())
             terminal.say(f"the platform is up; {_CLIENTS} clients book trips for {duration}")
             with closing(Ledger(topology.home / "ledger.jsonl")) as ledger:
-                series = await interrupts.run_until_stopped(_measure(stage, ledger, duration))
+                series = await interrupts.run_until_stopped(_measure(harness, ledger, duration))
             terminal.say("stopping")
     ordered = len({entry.trip for entry in ledger.entries})
     confirmed = sum(entry.answer == "confirmed" for entry in ledger.entries)
@@ -123,12 +123,12 @@ async def _soak(topology: Topology, engine: LocatedEngine, terminal: Terminal, d
     return 1 if failed else 0
 
 
-async def _measure(stage: Stage, ledger: Ledger, duration: timedelta) -> Sequence[Series]:
+async def _measure(harness: ChaosHarness, ledger: Ledger, duration: timedelta) -> Sequence[Series]:
     """Book trips and take samples for a duration."""
     series: dict[str, Series] = {}
     end = time.monotonic() + duration.total_seconds()
     numbers = itertools.count(1)
-    async with Clients.at(stage.ingress_url, ledger) as clients, cancelled_at_end() as tasks:
+    async with Clients.at(harness.ingress_url, ledger) as clients, cancelled_at_end() as tasks:
 
         async def book() -> None:
             while (began := time.monotonic()) < end:
@@ -137,7 +137,7 @@ async def _measure(stage: Stage, ledger: Ledger, duration: timedelta) -> Sequenc
 
         async def sample() -> None:
             while (now := time.monotonic()) < end:
-                _sample(stage.platform, now, series)
+                _sample(harness.platform, now, series)
                 await asyncio.sleep(_SAMPLE_EVERY)
 
         tasks |= {asyncio.create_task(work()) for work in (*[book] * _CLIENTS, sample)}

@@ -8,7 +8,7 @@ import pytest
 
 from perdure.dev.interrupts import Interrupted
 from perdure.errors import PerdureError
-from tests.system.chaos.stage import cancelled_at_end, one_sentence
+from tests.system.chaos.harness import cancelled_at_end, one_sentence
 
 
 def test_unexpected_error_becomes_one_sentence(tmp_path):

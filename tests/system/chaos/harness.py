@@ -1,4 +1,4 @@
-"""Stage of a chaos run: a launched platform, a proxy on each connection, a database server, and small disks."""
+"""Harness of chaos runs and the soak: a launched platform, proxies, a database server, and small disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def missing_abilities() -> set[Ability]:
 
 
 @dataclass
-class Stage:
+class ChaosHarness:
     """A platform and its surroundings. Open it with `on`, and start it with `start`.
 
     Args:
@@ -64,7 +64,7 @@ class Stage:
     async def on(
         cls, topology: Topology, engine: LocatedEngine, *, disk_size: int, hurry: asyncio.Event
     ) -> AsyncIterator[Self]:
-        """Prepare the stage; at the end, stop everything and put the files of the database into the topology's folder.
+        """Prepare everything; at the end, stop it and move the database into the folder of the topology.
 
         Args:
             topology: Ports and folders of the platform.
@@ -93,12 +93,12 @@ class Stage:
             if postgres is not None:
                 topology = replace(topology, database_url=postgres.url(postgres.port))
                 environment["PERDURE_DATABASE_URL"] = postgres.url(links[DATABASE].port)
-            stage = cls(LaunchedPlatform(topology, environment), links, postgres, disks)
+            harness = cls(LaunchedPlatform(topology, environment), links, postgres, disks)
             try:
-                yield stage
+                yield harness
             finally:
-                stage.left_behind = await stage.platform.stop(hurry)
-                stage.platform.close()
+                harness.left_behind = await harness.platform.stop(hurry)
+                harness.platform.close()
 
     @property
     def ingress_url(self) -> str:
