@@ -17,7 +17,7 @@ LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 # Without cached bytecode, each test worker and service process compiles its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run demo chaos cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
+.PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 demo: $(READY) ## run the scenarios on a fresh platform and compare expected and observed results
 	@exec $(SYSTEM) demo
 
-chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n repeats, TRIPS=n (300)
-	@exec $(SYSTEM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),300)
+chaos: $(READY) ## break processes, connections, disks and the database while trips are booked; SEED=n repeats, TRIPS=n (100)
+	@exec $(SYSTEM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),100)
+
+soak: $(READY) ## book trips at a steady rate; memory, descriptors and latency must not grow; MINUTES=n (10)
+	@exec $(SYSTEM) soak --minutes $(or $(MINUTES),10)
 
 cluster: $(READY) ## book trips on three engine nodes while one is killed and another is stopped
 	@exec $(SYSTEM) cluster
@@ -43,8 +46,8 @@ audit: $(READY) ## check the business invariants over the database, platform up 
 test: ## lint, types, and all tests on a real restate-server, in minutes
 	@.ci/stages check tests
 
-nightly: ## the tests in all modes of the engine with coverage, on each Python, and more chaos
-	@.ci/stages check coverage pythons "chaos test-cluster" observability
+nightly: ## the tests in all modes of the engine with coverage, on each Python, 10,000 trips of chaos, and a soak
+	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons "chaos test-cluster" soak observability
 
 check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security

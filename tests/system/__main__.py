@@ -16,6 +16,8 @@ from perdure.terminal import error_console, run_command_line
 from services.runtime.settings import PlatformSettings
 from tests.system.attacks.command import attack as attack_platform
 from tests.system.chaos.chaos import chaos as play_chaos
+from tests.system.chaos.disk import enter_private_mounts
+from tests.system.chaos.soak import soak as play_soak
 from tests.system.cluster.command import try_cluster
 from tests.system.observability.observe import observe as show_observed
 from tests.system.scenarios.demo import demo as play
@@ -42,11 +44,20 @@ def chaos(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random choices; the same seed repeats them. [random]")
     ] = None,
-    trips: Annotated[int, typer.Option(min=1, max=2000, help="Number of trips to book.")] = 300,
+    trips: Annotated[int, typer.Option(min=1, max=50_000, help="Number of trips to book.")] = 100,
 ) -> None:
-    """Book trips while processes and the engine are killed at random, then audit the databases."""
+    """Book trips while processes, connections, disks and the database fail, then compare every answer with the data."""
+    enter_private_mounts()
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
     _exit_with(lambda: play_chaos(PlatformSettings.read(), Terminal(), seed=chosen, count=trips))
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, max=600, help="Duration of the bookings.")] = 10,
+) -> None:
+    """Book trips at a steady rate; exit 1 if memory, descriptors or latency grow."""
+    _exit_with(lambda: play_soak(PlatformSettings.read(), Terminal(), minutes=minutes))
 
 
 @app.command()

@@ -1,110 +1,47 @@
-"""`python -m tests.system chaos`: book trips while processes and the engine are killed, then audit the data.
-
-The seed determines the orders and the faults. The exact moment of a kill still varies between runs.
-"""
+"""`python -m tests.system chaos`: book trips while everything fails, then compare answers, engine and database."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from contextlib import closing
 from datetime import timedelta
-from random import Random
-from typing import Final, Literal
+from statistics import quantiles
+from typing import Final
 
+from perdure.dev.interrupts import Interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.errors import EngineError
+from perdure.errors import EngineError, PerdureError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
 from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
-from services.contracts import trips
 from services.contracts.trips import TripRequest
-from services.runtime.approval_audit import unapproved
-from services.runtime.connections import ingress_client
-from services.runtime.platform import Platform
+from services.runtime.approval_audit import audit_platform
+from services.runtime.reports import show_audit
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import ENGINE, ENGINE_PROXY, SERVICES, Topology
+from services.runtime.topology import Topology
 from tests.support import WaitTimeout, eventually
-from tests.system.scenarios.harness import harness_environment
-from tests.system.scenarios.orders import order
-from tests.system.scenarios.platforms import conclude, play_on, run_isolated
+from tests.system.chaos.clients import Clients
+from tests.system.chaos.faults import Injector, NotApplied
+from tests.system.chaos.harness import ChaosHarness, cancelled_at_end, missing_abilities, one_sentence
+from tests.system.chaos.ledger import Ledger, answer_times, judge
+from tests.system.chaos.observation import observe
+from tests.system.chaos.plan import OPERATOR_ACTIONS, ORDERS, ChaosPlan, Client, Fault, make_plan
+from tests.system.scenarios.platforms import run_isolated
 
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 512
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
-_LOOK: Final = 0.25
-# About two minutes, in which a killed engine restarts even on a loaded machine.
-_BOOKING_ATTEMPTS: Final = 30
-# To forget is all that is left to do then, in months.
+_ANSWERED_WITHIN: Final = 60.0
+_POLL: Final = 0.25
+_SHOWN_PROBLEMS: Final = 40
+_DISK: Final = 256 * 1024 * 1024
+_DISK_PER_TRIP: Final = 64 * 1024
+# A completed saga is deleted after its retention, in months.
 _UNDER_WAY: Final = """select target, status from sys_invocation where status != 'completed'
     and not (status = 'scheduled' and target_handler_name = 'purge') order by target"""
-
-ORDERS: Final[dict[str, TripRequest]] = {
-    "ordinary": order(),
-    "no seats": order(flight="PD404"),
-    "hotel full": order(hotel="Attic"),
-    "slow hotel": order(hotel="Sloth"),
-    "slow hotel, card declined": order(hotel="Sloth", account="acct-declined"),
-    "card declined": order(account="acct-declined"),
-    "account frozen": order(account="acct-frozen"),
-}
-_WEIGHTS: Final = (8, 1, 2, 2, 1, 3, 1)
-
-PROCESSES: Final = (*(spec.name for spec in SERVICES), ENGINE, ENGINE_PROXY)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault after a trip was sent.
-
-    Args:
-        after: Number of the trip.
-        action: ``kill -9`` of a process, which is restarted, or an operator action on an earlier trip.
-        target: Name of the process or number of the trip.
-    """
-
-    after: int
-    action: Literal["kill -9", "cancel", "kill"]
-    target: str
-
-
-@dataclass(frozen=True)
-class ChaosPlan:
-    """Orders and faults of a chaos run.
-
-    Args:
-        seed: The seed.
-        orders: Order of each trip, by name.
-        faults: The faults in order.
-    """
-
-    seed: int
-    orders: list[str]
-    faults: list[Fault]
-
-
-def make_plan(seed: int, count: int) -> ChaosPlan:
-    """Return the plan for a seed; equal arguments give equal plans.
-
-    Args:
-        seed: The seed.
-        count: Number of trips.
-    """
-    random = Random(seed)  # noqa: S311 - reproducible, not secret
-    orders = random.choices(list(ORDERS), _WEIGHTS, k=count)
-    faults = []
-    # Kill each process once before any process twice.
-    pending = random.sample(PROCESSES, len(PROCESSES))
-    for number in range(1, count + 1):
-        if number % max(1, count // 16) == 0:
-            faults.append(Fault(number, "kill -9", pending.pop() if pending else random.choice(PROCESSES)))
-        if random.random() < 0.06:
-            faults.append(Fault(number, "cancel", str(random.randint(max(1, number - 5), number))))
-        if random.random() < 0.04:
-            faults.append(Fault(number, "kill", str(random.randint(max(1, number - 5), number))))
-    return ChaosPlan(seed, orders, faults)
 
 
 def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: int) -> int:
@@ -117,76 +54,146 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
         count: Number of trips.
 
     Returns:
-        The exit code: 0 if the audit passes, else 1; 128 plus the signal's number after a signal.
+        The exit code: 0 if nothing was lost, doubled or stuck, else 1; 128 plus the signal's number after a signal.
 
     Raises:
-        PerdureError: The platform cannot run. Its data and logs are kept.
+        PerdureError: The run could not be completed. Its data and logs are kept.
     """
     terminal.say(f"seed {seed}, {count} trips; repeat with: make chaos SEED={seed} TRIPS={count}")
-    plan = make_plan(seed, count)
+    missing = missing_abilities()
+    for ability in sorted(missing):
+        terminal.say(f"faults that need {ability} are left out of the plan", "yellow")
+    plan = make_plan(seed, count).without(missing)
     return run_isolated("chaos", settings, terminal, lambda topology, engine: _chaos(topology, engine, terminal, plan))
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
-    platform = Platform(topology, engine, report=terminal.say, environment=harness_environment(os.environ))
-    problems = await play_on(platform, lambda: _Run(platform, terminal, plan).play(), terminal)
-    return await conclude(topology, problems, terminal)
+    interrupts = Interrupts()
+    disk_size = _DISK + _DISK_PER_TRIP * len(plan.orders)
+    with one_sentence("the chaos run", topology.home), interrupts.listening():
+        async with ChaosHarness.on(topology, engine, disk_size=disk_size, hurry=interrupts.hurry) as harness:
+            problems = await interrupts.run_until_stopped(_Run(harness, terminal, plan).play())
+            terminal.say("stopping")
+    problems += [f"the stopped platform left {name} behind" for name in harness.left_behind]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        terminal.say(problem, "bold red")
+    if problems:
+        terminal.say(f"the chaos run FAILED: {len(problems)} problems", "bold red")
+        return 1
+    terminal.say("nothing was lost, doubled or stuck", "bold green")
+    return 0
 
 
 class _Run:
     """Execution of a chaos plan."""
 
-    def __init__(self, platform: Platform, terminal: Terminal, plan: ChaosPlan) -> None:
-        self._platform = platform
+    def __init__(self, harness: ChaosHarness, terminal: Terminal, plan: ChaosPlan) -> None:
+        self._harness = harness
+        self._platform = harness.platform
         self._terminal = terminal
         self._plan = plan
         self._began = time.monotonic()
-        self._invocations: dict[int, str] = {}
+        self._prefix = f"chaos-{plan.seed}-"
+        self._ledger = Ledger(harness.platform.topology.home / "ledger.jsonl")
+        self._faults: dict[int, list[Fault]] = defaultdict(list)
+        for fault in plan.faults:
+            self._faults[fault.after].append(fault)
+        self._starting = asyncio.Lock()
+        self._problems: list[str] = []
 
     async def play(self) -> list[str]:
         """Book all trips, inject all faults and wait for the end of all work; return the problems."""
+        await self._start()
+        self._say("the platform is up")
+        with closing(self._ledger):
+            await self._run()
+        return self._problems
+
+    async def _run(self) -> None:
+        async with cancelled_at_end() as tasks:
+            tasks |= {asyncio.create_task(work) for work in (self._book_and_compare(), self._keep_up())}
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def _book_and_compare(self) -> None:
+        await self._book_all()
+        await self._compare()
+
+    async def _keep_up(self) -> None:
+        """Report an end of the platform, and start it again."""
+
+        def ended() -> str | None:
+            return None if self._starting.locked() else self._platform.end()
+
+        while True:
+            reason = await eventually(ended, what="end of the platform", within=math.inf, every=_POLL)
+            self._problem(f"the platform {reason}")
+            await self._start()
+
+    async def _start(self) -> None:
+        async with self._starting:
+            await self._harness.start()
+
+    async def _book_all(self) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            for number, name in enumerate(self._plan.orders, start=1):
+        async with Clients.at(self._harness.ingress_url, self._ledger) as clients, cancelled_at_end() as tasks:
+            injector = Injector(self._harness, lambda number: clients.invocations.get(self._trip(number)), self._start)
+            disruption: asyncio.Task[None] | None = None
+            for number, (name, client) in enumerate(zip(self._plan.orders, self._plan.clients, strict=True), 1):
+                if not await self._acquired(limit):
+                    break
+                order = asyncio.create_task(self._order(clients, self._trip(number), ORDERS[name], client))
+                order.add_done_callback(lambda _: limit.release())
+                tasks.add(order)
+                for fault in self._faults.get(number, ()):
+                    if fault.kind in OPERATOR_ACTIONS:
+                        tasks.add(asyncio.create_task(self._inject(injector, fault)))
+                        continue
+                    # A disruption begins after the end of the previous one, while clients go on. A platform that
+                    # starts again gets no further fault, since its start may fail.
+                    if disruption is not None:
+                        await disruption
+                    async with self._starting:
+                        pass
+                    disruption = asyncio.create_task(self._inject(injector, fault))
+                    tasks.add(disruption)
+                await asyncio.sleep(self._plan.pace)
+            if disruption is not None:
+                await disruption
+            self._say("all trips are sent; waiting for the end of all work")
+            await self._until_settled()
+            await asyncio.wait(tasks, timeout=_ANSWERED_WITHIN)
+
+    async def _acquired(self, limit: asyncio.Semaphore) -> bool:
+        """Acquire a place for a trip; return False and report a problem if other trips do not end."""
+        try:
+            async with asyncio.timeout(_SETTLED_WITHIN.total_seconds()):
                 await limit.acquire()
-                task = group.create_task(self._book(number, ORDERS[name]))
-                task.add_done_callback(lambda _: limit.release())
-                for fault in [each for each in self._plan.faults if each.after == number]:
-                    await self._inject(fault)
-        self._say("all trips are sent; waiting for their end")
-        problems = await self._until_settled()
-        return [*problems, *await self._compensated_twice(), *await unapproved(self._platform)]
+        except TimeoutError:
+            self._problem(f"{_AT_ONCE} trips have no answer, so no further ones are sent")
+            return False
+        return True
 
-    def _say(self, text: str) -> None:
-        self._terminal.say(f"{time.monotonic() - self._began:6.1f} s  {text}")
+    async def _order(self, clients: Clients, trip: str, what: TripRequest, client: Client) -> None:
+        try:
+            await clients.order(trip, what, client)
+        except PerdureError as error:
+            self._problem(f"the client of trip {trip} failed: {error}")
 
-    def _trip(self, number: int) -> str:
-        return f"chaos-{self._plan.seed}-{number:04d}"
+    async def _inject(self, injector: Injector, fault: Fault) -> None:
+        text = f"after trip {fault.after}: {fault}"
+        self._say(text)
+        self._ledger.fault(text)
+        try:
+            await injector.inject(fault)
+        except NotApplied as error:
+            self._say(f"not applied: {fault}: {error}")
+            self._ledger.fault(f"not applied: {error}")
+        except (OSError, PerdureError) as error:
+            self._problem(f"{text}: {error}")
 
-    async def _book(self, number: int, what: TripRequest) -> None:
-        """Submit an order; the client repeats it until the engine accepts it, also through a restart of the engine."""
-        url, codec = self._platform.topology.ingress_url, self._platform.codec
-        async with ingress_client(url, codec, max_attempts=_BOOKING_ATTEMPTS) as ingress:
-            self._invocations[number] = await ingress.submit(trips.book, what, key=self._trip(number))
-
-    async def _inject(self, fault: Fault) -> None:
-        if fault.action == "kill -9":
-            self._say(f"after trip {fault.after}: kill -9 {fault.target}")
-            await self._platform.kill(fault.target)
-            await self._platform.restart(fault.target)
-            return
-        invocation = self._invocations.get(int(fault.target))
-        if invocation is None:  # not accepted yet, since the engine was down
-            return
-        self._say(f"after trip {fault.after}: {fault.action} trip {fault.target}")
-        async with AdminClient(self._platform.topology.admin_url) as admin:
-            try:
-                await admin.control_invocation(invocation, fault.action)
-            except EngineError as error:
-                if error.status_code not in (404, 409):  # the trip has ended
-                    raise
-
-    async def _until_settled(self) -> list[str]:
+    async def _until_settled(self) -> None:
         topology = self._platform.topology
         config = SagaReconcilerConfig(
             admin_url=topology.admin_url, ingress_url=topology.ingress_url, grace=timedelta(0)
@@ -196,13 +203,16 @@ class _Run:
 
             async def settled() -> bool:
                 nonlocal unsettled
-                running = await admin.query(_UNDER_WAY)
-                open_ = await admin.query(
-                    f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
-                )
-                orphans = [
-                    each for each in await find_orphans(admin, config) if not await self._has_rollback(admin, each.key)
-                ]
+                try:
+                    running = await admin.query(_UNDER_WAY)
+                    open_ = await admin.query(
+                        f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
+                    )
+                    found = await find_orphans(admin, config)
+                    orphans = [each for each in found if not await self._has_rollback(admin, each.key)]
+                except EngineError as error:  # it may be starting
+                    unsettled = str(error)
+                    return False
                 targets = ", ".join(f"{row['target']} ({row['status']})" for row in running[:5])
                 unsettled = (
                     f"{len(running)} invocations running ({targets}), {len(open_)} rollbacks open, "
@@ -215,37 +225,52 @@ class _Run:
                     settled,
                     what=lambda: f"end of all work: {unsettled}",
                     within=_SETTLED_WITHIN.total_seconds(),
-                    every=_LOOK,
+                    every=_POLL,
                 )
             except WaitTimeout as error:
-                return [str(error)]
-            return await self._ended(admin)
+                self._problem(str(error))
 
     @staticmethod
     async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
         sql = f"select 1 from state where service_name = '{ROLLBACKS}' and key = '{PROGRESS_KEY}' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
         return bool(await admin.query(sql))
 
-    async def _ended(self, admin: AdminClient) -> list[str]:
-        rows = await admin.query(
-            "select target_service_key as key, completion_result as result, completion_failure as failure "
-            "from sys_invocation_status where target_service_name = 'Trips' and target_handler_name = 'run'"
-        )
-        outcomes = Counter(
-            "confirmed" if row["result"] == "success" else str(row["failure"]).partition("]")[0].strip("[")
-            for row in rows
-        )
-        self._say("trips: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
-        missing = len(self._plan.orders) - len(rows)
-        return [f"{missing} accepted trips are missing"] if missing else []
+    async def _compare(self) -> None:
+        """Compare the ledger and the audit with the state of the platform."""
+        topology = self._platform.topology
+        async with AdminClient(topology.admin_url) as admin:
+            observed = await observe(admin, topology.database_url, self._prefix)
+            for problem in judge(self._ledger.entries, observed):
+                self._problem(problem)
+            for problem in await self._compensated_twice(admin):
+                self._problem(problem)
+        entries = self._ledger.entries
+        answers = Counter(entry.answer for entry in entries if entry.answer is not None)
+        self._say("answers: " + ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items())))
+        if len(times := [seconds for _, seconds in answer_times(entries)]) > 1:
+            cuts = quantiles(times, n=100)
+            self._say(f"seconds to the answer: median {cuts[49]:.1f}, 99 % {cuts[98]:.1f}, longest {max(times):.1f}")
+        report = await audit_platform(topology, self._platform.environment, None, settled=True)
+        show_audit(report, self._terminal)
+        if not report.ok or report.remarks:
+            self._problem("the audit failed")
 
-    async def _compensated_twice(self) -> list[str]:
+    async def _compensated_twice(self, admin: AdminClient) -> list[str]:
         """Return the steps with several successful compensations; each attempt is an invocation."""
-        async with AdminClient(self._platform.topology.admin_url) as admin:
-            rows = await admin.query(
-                "select idempotency_key as key from sys_invocation_status where target_service_name = "
-                "'TripsCompensations' and completion_result = 'success' and idempotency_key is not null"
-            )
+        rows = await admin.query(
+            "select idempotency_key as key from sys_invocation_status where target_service_name = "
+            "'TripsCompensations' and completion_result = 'success' and idempotency_key is not null"
+        )
         steps = Counter(str(row["key"]).rpartition("/")[0] for row in rows)
         self._say(f"{len(steps)} steps were compensated")
         return [f"step {step} was compensated {count} times" for step, count in steps.items() if count > 1]
+
+    def _trip(self, number: int) -> str:
+        return f"{self._prefix}{number:05d}"
+
+    def _say(self, text: str) -> None:
+        self._terminal.say(f"{time.monotonic() - self._began:6.1f} s  {text}")
+
+    def _problem(self, text: str) -> None:
+        self._say(f"PROBLEM: {text}")
+        self._problems.append(text)
