@@ -44,8 +44,8 @@ class Service:
             stderr = subprocess.PIPE if stderr_unread else log
             self.process = subprocess.Popen(command, stdout=log, stderr=stderr, env=os.environ | environment)
 
-    async def start(self, grace: float = 10, **environment: str) -> None:
-        self.spawn(grace, **environment)
+    async def start(self, grace: float = 10, *, stderr_unread: bool = False, **environment: str) -> None:
+        self.spawn(grace, stderr_unread=stderr_unread, **environment)
         await eventually(self.ready, what="ready service")
 
     async def ready(self) -> bool:

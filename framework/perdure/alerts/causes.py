@@ -57,7 +57,7 @@ _ACTIONS: Final = {
         "The deployment was removed while it was in use. Register the code that it ran on, and move the invocation to "
         "it (docs/how-to/runbooks/invocations-paused.md)"
     ),
-    Cause.UNREACHABLE: "Start the service. Its deployment is in use, so do not remove it",
+    Cause.UNREACHABLE: "The service does not respond. Its deployment is in use, so do not remove it. Start the service",
     Cause.HANG: "The handler hangs. Read the log of its process, and restart the process if /health does not respond",
     Cause.DISK: "A disk is full or read-only. Free space",
     Cause.DATABASE: "The database is unavailable. Start it, or restore the connection",
