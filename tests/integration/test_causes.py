@@ -237,10 +237,14 @@ async def test_stopped_process_is_reported_as_hang(server: RestateServer, admin:
     ward = Ward(tmp_path)
     async with listening(build_app(ward.service)) as listener:
         await admin.register(listener.url)
-    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", listener.port)
+    connections: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", listener.port)
     async with silent:
         lines = await doctor_lines(server)
         silent.close()
+    for writer in connections:
+        writer.close()
+        await writer.wait_closed()
     (line,) = [line for line in lines if f"services at {listener.url} " in line]
     assert "accept connections but do not respond: their process hangs or is stopped; restart it." in line
     assert f"Do not remove this deployment: new calls of {ward.name} go to it" in line
