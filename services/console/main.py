@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from datetime import timedelta
 
@@ -13,12 +15,25 @@ from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.private_files import set_private_umask
+from perdure.serving.watchdog import DEFAULT_HANG_LIMIT, Watchdog, effective_limit
 from services.console.app import create_app
 from services.console.http_framing import UnambiguousHttp
 from services.console.settings import ConsoleSettings
 
 _SHUTDOWN_SECONDS = 3
 _SPAN_FLUSH_TIMEOUT = timedelta(seconds=1)
+
+
+class _WatchedServer(uvicorn.Server):
+    """Server with a watchdog of its event loop."""
+
+    def __init__(self, config: uvicorn.Config, watchdog: Watchdog) -> None:
+        super().__init__(config)
+        self._watchdog = watchdog
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with self._watchdog.limiting_stop(), self._watchdog.watching_loop():
+            await super().serve(sockets)
 
 
 def main() -> int:
@@ -36,7 +51,7 @@ def main() -> int:
 
         # Links to approvals are secrets, and spans contain paths.
         FastAPIInstrumentor.instrument_app(app, excluded_urls="/health,/ready,/static/,/l/")
-    server = uvicorn.Server(
+    server = _WatchedServer(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -48,7 +63,8 @@ def main() -> int:
             proxy_headers=False,  # see auth.client_address
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,  # event streams do not end by themselves
             lifespan="on",
-        )
+        ),
+        Watchdog(effective_limit(DEFAULT_HANG_LIMIT, os.environ), timedelta(seconds=_SHUTDOWN_SECONDS)),
     )
     server.run()
     stop_tracing(_SPAN_FLUSH_TIMEOUT)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,6 +66,56 @@ async def sleeper(ctx: sdk.Context, seconds: float) -> str:
     await ctx.sleep(timedelta(seconds=seconds))
     await ctx.run_typed("after", lambda: note("after"))
     return "woke"
+
+
+@work.handler(invocation_retry_policy=sdk.InvocationRetryPolicy(max_interval=timedelta(seconds=1)))
+async def hang_once(ctx: sdk.Context, kind: str) -> str:
+    """Hang in the first attempt."""
+    note(f"begin {kind}")
+    if journal.read_text().count("begin") == 1:  # noqa: ASYNC240
+        HANGS[kind]()
+    return "done"
+
+
+@work.handler()
+async def busy(ctx: sdk.Context, blocks: int) -> str:
+    """Block the event loop often, but let it turn in between."""
+    for _ in range(blocks):
+        time.sleep(1)  # noqa: ASYNC251
+        await asyncio.sleep(0)
+    note("end")
+    return "done"
+
+
+def deadlock() -> None:
+    """Wait for a thread that waits for the event loop."""
+    loop = asyncio.get_running_loop()
+    lock = threading.Lock()
+    taken = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+
+    threading.Thread(target=hold, name="holder", daemon=True).start()
+    taken.wait()
+    with lock:
+        pass
+
+
+def fill_stderr() -> None:
+    """Block in a write, since nothing reads the pipe."""
+    while True:
+        os.write(2, b"x" * 65_536)
+
+
+HANGS = {
+    "blocking_call": lambda: time.sleep(600),
+    "deadlock": deadlock,
+    "gil_held": lambda: ctypes.PyDLL(None).sleep(600),
+    "stderr": fill_stderr,
+}
 
 
 @asynccontextmanager

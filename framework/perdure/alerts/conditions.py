@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, computed_field
 
+from perdure.alerts.causes import Cause, action_for, cause_of
 from perdure.engine.admin import failure_message, sql_interval, sql_text
 
 MAX_SINGLE_ALERTS: Final = 5
@@ -24,6 +25,10 @@ MAX_LISTED: Final = 500
 """Number of invocations per service and condition that a snapshot lists; the rest is counted."""
 STUCK_RETRIES: Final = 2
 """Failed attempts after which lists and gauges show an invocation as stuck; notifications are sent later."""
+
+HANGING_LIMIT: Final = timedelta(minutes=5)
+"""Default time that an attempt may run without progress. Must exceed the engine's inactivity timeout (1 minute), after
+which waiting handlers are suspended, and should not exceed its abort timeout (10 minutes later)."""
 
 _GROWTH: Final = 10
 _MAX_REASON: Final = 500
@@ -34,6 +39,8 @@ class Condition(StrEnum):
 
     PAUSED = "paused"
     BACKING_OFF = "backing_off"
+    HANGING = "hanging"
+    """Its attempt has run for long without a failure or progress of the journal."""
     KILLED = "killed"
     RECONCILED = "reconciled"
     """Its saga or rollback was orphaned and the reconciler repaired it."""
@@ -50,6 +57,7 @@ class Alert(BaseModel):
         handler: Its handler.
         key: Its key; empty for a plain service.
         reason: The engine's failure message; for a group, that of the first invocation.
+        error_code: The engine's code of the failure, for example ``RT0016``; may be empty.
         since: When the invocation last made progress; for a group and for `Condition.RECONCILED`, when it was detected.
         resolved_at: When the condition was gone; None while it lasts.
         count: Number of invocations.
@@ -66,11 +74,33 @@ class Alert(BaseModel):
     handler: str = ""
     key: str = ""
     reason: str = ""
+    error_code: str = ""
     since: AwareDatetime | None = None
     resolved_at: AwareDatetime | None = None
     count: int = 1
     examples: list[str] = []
     is_single: bool = True
+
+    @computed_field  # type: ignore[prop-decorator] # of pydantic
+    @property
+    def cause(self) -> Cause:
+        """The cause as far as it is known."""
+        return cause_of(is_hanging=self.condition is Condition.HANGING, error_code=self.error_code, reason=self.reason)
+
+    @computed_field  # type: ignore[prop-decorator] # of pydantic
+    @property
+    def action(self) -> str:
+        """What the operator has to do."""
+        action = action_for(self.cause)
+        if self.condition in (Condition.KILLED, Condition.RECONCILED):
+            return "Check the rollback of its saga, if it has one."
+        if self.condition is Condition.HANGING:
+            return f"{action}. The engine then retries the invocation."
+        if self.condition is Condition.PAUSED:
+            return f"{action}, then run: perdure invocations resume {self.invocation or 'ID'}"
+        if self.cause is Cause.DEPLOYMENT_REMOVED:
+            return f"{action}."
+        return f"{action}. The invocation resumes automatically."
 
     @classmethod
     def for_group(cls, alerts: Iterable[Alert], count: int, since: datetime) -> Alert:
@@ -81,6 +111,7 @@ class Alert(BaseModel):
             condition=few[0].condition,
             service=few[0].service,
             reason=few[0].reason,
+            error_code=few[0].error_code,
             since=since,
             count=count,
             examples=[each.invocation for each in few],
@@ -128,13 +159,27 @@ def failing_sql(retries: int) -> str:
     return f"(status != 'completed' and retry_count >= {retries} and last_failure is not null)"
 
 
-def conditions_sql(retries: int, recent_kill: timedelta, excluded_service: str) -> str:
+def hanging_sql(limit: timedelta) -> str:
+    """Return the condition that the attempt of a row of ``sys_invocation`` neither fails nor progresses for this time.
+
+    The engine suspends a handler that waits, so a running one executes code or hangs.
+    """
+    return (
+        f"(status = 'running' and last_start_at < now() - {sql_interval(limit)} "
+        f"and modified_at < now() - {sql_interval(limit)})"
+    )
+
+
+def conditions_sql(
+    retries: int, recent_kill: timedelta, excluded_service: str, hanging_limit: timedelta = HANGING_LIMIT
+) -> str:
     """Return the query for all current conditions.
 
     Args:
         retries: Number of failed attempts that is a condition.
         recent_kill: How long a kill is a condition.
         excluded_service: A service to ignore.
+        hanging_limit: How long an attempt may run without progress.
     """
     return f"""
       select * from (
@@ -142,11 +187,14 @@ def conditions_sql(retries: int, recent_kill: timedelta, excluded_service: str) 
           row_number() over (partition by service, condition order by since, id) as place
         from (
           select id, target_service_name as service, target_handler_name as handler, target_service_key as key,
-            case status when 'paused' then 'paused' when 'completed' then 'killed' else 'backing_off' end as condition,
-            substr(coalesce(last_failure, completion_failure, ''), 1, {_MAX_REASON}) as reason, modified_at as since
+            case when status = 'paused' then 'paused' when status = 'completed' then 'killed'
+              when {failing_sql(retries)} then 'backing_off' else 'hanging' end as condition,
+            substr(coalesce(last_failure, completion_failure, ''), 1, {_MAX_REASON}) as reason,
+            coalesce(last_failure_error_code, '') as error_code, modified_at as since
           from sys_invocation
           where target_service_name != {sql_text(excluded_service)} and (status = 'paused'
             or {failing_sql(retries)}
+            or {hanging_sql(hanging_limit)}
             or (status = 'completed' and completion_failure = '[409] killed'
               and modified_at > now() - {sql_interval(recent_kill)}))))
       where place <= {MAX_LISTED}"""
@@ -164,6 +212,7 @@ def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:
             handler=row.get("handler") or "",
             key=row.get("key") or "",  # the engine omits null columns
             reason=_first_line(row.get("reason")),
+            error_code=row.get("error_code") or "",
             since=row.get("since"),
         )
         snapshot.alerts.append(alert)
@@ -172,13 +221,27 @@ def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:
     return snapshot
 
 
-def pause_reason(event: str) -> str:
-    """Return the reason of a ``Paused`` journal event (JSON); empty for a manual pause."""
+@dataclass(frozen=True)
+class PauseFailure:
+    """The failure that paused an invocation; empty for a manual pause.
+
+    Args:
+        reason: The failure message.
+        error_code: The engine's code of the failure.
+    """
+
+    reason: str = ""
+    error_code: str = ""
+
+
+def pause_failure(event: str) -> PauseFailure:
+    """Return the failure in a ``Paused`` journal event (JSON)."""
     content = json.loads(event)
     failure = content.get("Paused", content).get("last_failure") or {}
     command = failure.get("related_command_name")
     reason = _first_line(failure_message(failure.get("error_message")))
-    return f"{reason} (in {command})" if reason and command else reason
+    reason = f"{reason} (in {command})" if reason and command else reason
+    return PauseFailure(reason, failure.get("restate_doc_error_code") or "")
 
 
 def _first_line(text: object) -> str:

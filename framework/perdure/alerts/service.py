@@ -1,4 +1,4 @@
-"""`Alerts`: notifies a webhook of invocations that are paused, killed or fail repeatedly, once each.
+"""`Alerts`: notifies a webhook of invocations that are paused, killed, hang or fail repeatedly, once each.
 
 `Alerts` is a virtual object. It takes a snapshot of the engine, compares it with the alerts that it has stored, and
 passes the changes to its dispatcher. Each request is a separate invocation, retried for a day. A crash
@@ -19,13 +19,15 @@ from perdure._runtime.dispatch import BACKGROUND_CALL_RETRIES
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
 from perdure.alerts.conditions import (
+    HANGING_LIMIT,
     Alert,
     AlertNotification,
     Condition,
+    PauseFailure,
     Snapshot,
     compare,
     conditions_sql,
-    pause_reason,
+    pause_failure,
     snapshot_of,
 )
 from perdure.alerts.webhook import post_alert
@@ -98,14 +100,19 @@ post_target = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 
 async def take_snapshot(
-    admin: AdminClient, retries: int, recent_kill: timedelta, *, excluded_service: str = ALERT_DISPATCHER
+    admin: AdminClient,
+    retries: int,
+    recent_kill: timedelta,
+    *,
+    excluded_service: str = ALERT_DISPATCHER,
+    hanging_limit: timedelta = HANGING_LIMIT,
 ) -> Snapshot:
     """Return the current conditions; see `perdure.alerts.conditions.conditions_sql` for the arguments.
 
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    return snapshot_of(await admin.query(conditions_sql(retries, recent_kill, excluded_service)))
+    return snapshot_of(await admin.query(conditions_sql(retries, recent_kill, excluded_service, hanging_limit)))
 
 
 async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
@@ -114,13 +121,17 @@ async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, s
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
+    return {name: failure.reason for name, failure in (await _pause_failures(admin, ids)).items()}
+
+
+async def _pause_failures(admin: AdminClient, ids: Collection[str]) -> dict[str, PauseFailure]:
     if not ids:
         return {}
     rows = await admin.query(
         "select id, event_json from sys_journal_events where event_type = 'Paused' "
         f"and id in ({', '.join(map(sql_text, ids))}) order by appended_at"
     )
-    return {row["id"]: pause_reason(row["event_json"]) for row in rows}
+    return {row["id"]: pause_failure(row["event_json"]) for row in rows}
 
 
 async def add_pause_reasons(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
@@ -130,9 +141,12 @@ async def add_pause_reasons(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
         EngineError: The engine does not answer, or refuses the query.
     """
     paused = [each.invocation for each in snapshot.alerts if each.condition is Condition.PAUSED]
-    reasons = await pause_reasons(admin, paused)
+    failures = await _pause_failures(admin, paused)
     alerts = [
-        each.model_copy(update={"reason": reasons.get(each.invocation) or each.reason}) for each in snapshot.alerts
+        each.model_copy(update={"reason": failure.reason, "error_code": failure.error_code})
+        if (failure := failures.get(each.invocation)) and failure.reason
+        else each
+        for each in snapshot.alerts
     ]
     return snapshot.model_copy(update={"alerts": alerts})
 
@@ -146,6 +160,7 @@ class Alerts:
         webhook_key: Signs the notifications; None sends them unsigned.
         retries: Number of failed attempts that raises an alert.
         recent_kill: How long a kill is a condition.
+        hanging_limit: How long an attempt may run without progress.
         scan_interval: Longest interval between two scans.
     """
 
@@ -157,6 +172,7 @@ class Alerts:
         webhook_key: PrivateKey | None = None,
         retries: int = ALERT_RETRIES,
         recent_kill: timedelta = RECENT_KILL,
+        hanging_limit: timedelta = HANGING_LIMIT,
         scan_interval: timedelta = SCAN_INTERVAL,
     ) -> None:
         self._admin_url = admin_url
@@ -164,10 +180,11 @@ class Alerts:
         self._key = webhook_key
         self._retries = retries
         self._recent_kill = recent_kill
+        self._hanging_limit = hanging_limit
         self.scan_interval = scan_interval
         self.definition = restate.VirtualObject(
             ALERTS,
-            description="Alerts on invocations that are paused, killed or fail repeatedly.",
+            description="Alerts on invocations that are paused, killed, hang or fail repeatedly.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         self._dispatcher = restate.Service(ALERT_DISPATCHER, description="Sends alert notifications to a webhook.")
@@ -185,7 +202,7 @@ class Alerts:
         Raises:
             EngineError: The engine does not answer, or refuses the query.
         """
-        return (await take_snapshot(admin, self._retries, self._recent_kill)).fingerprint()
+        return (await self._conditions(admin)).fingerprint()
 
     async def scan(self, ctx: restate.ObjectContext) -> int:
         """Notify of new and resolved alerts; return the number of open ones.
@@ -254,7 +271,10 @@ class Alerts:
 
     async def _snapshot(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
-            return await add_pause_reasons(admin, await take_snapshot(admin, self._retries, self._recent_kill))
+            return await add_pause_reasons(admin, await self._conditions(admin))
+
+    async def _conditions(self, admin: AdminClient) -> Snapshot:
+        return await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
 
 
 async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> AlertList:

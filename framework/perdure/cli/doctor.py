@@ -18,7 +18,7 @@ import typer
 from rich.text import Text
 
 from perdure._runtime.http import http_client
-from perdure.alerts.conditions import STUCK_RETRIES, Condition, group_id
+from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, Alert, Condition, group_id
 from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
@@ -196,6 +196,7 @@ async def _deployments(
         body = """-H 'content-type: application/json' -d '{"uri": "http://...", "force": true}'"""
         command = f"curl {engine.url}/deployments {body}"
         yield Finding("deployments", True, f"none is registered; run perdure-platform register, or {command}")
+    uses = await _uses(engine)
     protected = 0
     for deployment in deployments:
         uri = _address(deployment)
@@ -214,8 +215,7 @@ async def _deployments(
             if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
                 yield Finding(subject, False, f"{names}; not checked, since they accept HTTP/2 only")
                 continue
-            problem = f"({names}) do not respond ({type(error).__name__})"
-            yield Finding(subject, True, f"{problem}; start them, or remove this deployment from the engine")
+            yield Finding(subject, True, f"({names}) {_unreachable(error, uses.get(deployment['id'], ''))}")
             continue
         except EngineError as error:
             if error.status_code != 404:
@@ -231,12 +231,38 @@ async def _deployments(
         yield Finding("handlers", False, f"those of {count} not compared, since only the engine may discover them")
 
 
+async def _uses(engine: AdminClient) -> dict[str, str]:
+    """Return what needs a deployment, by the deployment's ID."""
+    rows = await engine.query(
+        "select pinned_deployment_id as id, count(*) as number from sys_invocation_status "
+        "where status != 'completed' and pinned_deployment_id is not null group by pinned_deployment_id"
+    )
+    uses = {row["id"]: f"{row['number']} open invocations need it" for row in rows}
+    for service in await engine.services():
+        uses.setdefault(service["deployment_id"], f"new calls of {service['name']} go to it")
+    return uses
+
+
+def _unreachable(error: Exception, use: str) -> str:
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        problem = "accept connections but do not respond: their process hangs or is stopped; restart it"
+    else:
+        problem = f"do not respond ({type(error).__name__}); start them"
+    if use:
+        return f"{problem}. Do not remove this deployment: {use}"
+    return f"{problem}, or remove this deployment from the engine, since nothing needs it"
+
+
 def _deployment(
     subject: str, names: str, ready: httpx.Response, registered: Handlers, served: Handlers | int
 ) -> Finding:
     if ready.status_code == 503:
         failed = _failed_checks(ready)
-        action = "run perdure-platform migrate" if "SchemaBehind" in failed else "check their log"
+        action = "check their log"
+        if "SchemaBehind" in failed:
+            action = "run perdure-platform migrate"
+        elif "database" in failed:
+            action = "start the database, or restore the connection to it"
         return Finding(subject, True, f"({names}) are not ready: {failed}; {action}")
     readiness = "ready" if ready.is_success else f"/ready returned {ready.status_code}"
     if served in _ENGINE_ONLY:
@@ -312,21 +338,27 @@ async def _unserved_invocations(engine: AdminClient, deployments: Deployments) -
 
 async def _stuck_invocations(engine: AdminClient) -> AsyncIterator[Finding]:
     snapshot = await add_pause_reasons(
-        engine, await take_snapshot(engine, STUCK_RETRIES, timedelta(0), excluded_service="")
+        engine,
+        await take_snapshot(engine, STUCK_RETRIES, timedelta(0), excluded_service="", hanging_limit=HANGING_LIMIT),
     )
     if not snapshot.alerts:
-        yield Finding("invocations", False, "none is paused or fails repeatedly")
+        yield Finding("invocations", False, "none is paused, hangs or fails repeatedly")
     numbers = Counter(group_id(alert) for alert in snapshot.alerts)
     for alert in {group_id(each): each for each in reversed(snapshot.alerts)}.values():
         number = numbers[group_id(alert)] + snapshot.more.get(group_id(alert), 0)
-        cause = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
+        reason = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
         subject = f"{number} of {alert.service} {'are' if number > 1 else 'is'}"
-        if alert.condition is Condition.PAUSED:
-            action = f"Fix the cause, then run: perdure invocations resume {alert.invocation}"
-            yield Finding("invocations", True, f"{subject} paused{cause}. {action}")
-        else:
-            action = "Fix the cause. The invocation resumes automatically."
-            yield Finding("invocations", True, f"{subject} backing off{cause}. {action}")
+        yield Finding("invocations", True, f"{subject} {_state(alert)}{reason}. {alert.action}")
+
+
+def _state(alert: Alert) -> str:
+    match alert.condition:
+        case Condition.HANGING:
+            return f"running without a failure or progress for over {HANGING_LIMIT.total_seconds() / 60:.0f} minutes"
+        case Condition.PAUSED:
+            return "paused"
+        case _:
+            return "backing off"
 
 
 async def _dead_letters(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:

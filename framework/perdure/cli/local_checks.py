@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def disk_finding(folder: Path) -> Finding:
         usage = shutil.disk_usage(folder)
     except OSError as error:
         return Finding("disk", True, f"cannot read {folder}: {error.strerror}; pass another --folder")
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return Finding("disk", True, f"{folder.resolve()} is read-only; remount it writable, or pass another --folder")
     space = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free at {folder.resolve()}"
     if usage.free < _MIN_FREE_SHARE * usage.total:
         return Finding("disk", True, f"only {space}; free some, or the engine stops accepting work")

@@ -112,7 +112,7 @@ OVERDUE_APPROVALS: Final = GaugeMetric("perdure.approvals.overdue", "Open approv
 
 STUCK: Final = GaugeMetric(
     "perdure.invocations.stuck",
-    "Stuck invocations by status: paused, backing_off (after at least two failed attempts).",
+    "Stuck invocations by status: paused, hanging (no progress), backing_off (after at least two failed attempts).",
     ("service", "status"),
 )
 OLDEST_STUCK: Final = GaugeMetric(

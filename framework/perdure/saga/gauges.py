@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import ValidationError
 
 from perdure._runtime.places import ValueCodec
-from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
+from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, failing_sql, hanging_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
@@ -32,11 +32,15 @@ log = get_logger("perdure.saga.gauges")
 _OPEN_SQL: Final = f"""{SAGAS_SQL}
     select service, phase, count(*) as number, min(started_at) as oldest from sagas
     where phase in ('running', 'paused', 'compensating', '{SagaPhase.ORPHANED}') group by service, phase"""
-_STUCK_SQL: Final = f"""
+
+
+def _stuck_sql(hanging_limit: timedelta) -> str:
+    failing = failing_sql(STUCK_RETRIES)
+    return f"""
     select service, status, count(*) as number, min(created_at) as oldest from (
       select target_service_name as service, created_at,
-        case status when 'paused' then 'paused' else 'backing_off' end as status from sys_invocation
-      where status = 'paused' or {failing_sql(STUCK_RETRIES)})
+        case when status = 'paused' then 'paused' when {failing} then 'backing_off' else 'hanging' end as status
+      from sys_invocation where status = 'paused' or {failing} or {hanging_sql(hanging_limit)})
     group by service, status"""
 
 
@@ -46,12 +50,15 @@ def saga_gauges() -> GaugeCollector:
     return GaugeCollector("sagas", *gauges)
 
 
-async def sample_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+async def sample_sagas(
+    admin: AdminClient, codec: ValueCodec | None, hanging_limit: timedelta = HANGING_LIMIT
+) -> list[Sample]:
     """Return samples from the engine's tables.
 
     Args:
         admin: The engine.
         codec: Encryption of the services' journal; None if it is not encrypted.
+        hanging_limit: How long an attempt may run without progress.
 
     Raises:
         EngineError: The engine does not answer, or refuses a query.
@@ -62,7 +69,7 @@ async def sample_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sam
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
         samples.append((OLDEST_SAGA, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    for row in await admin.query(_STUCK_SQL):
+    for row in await admin.query(_stuck_sql(hanging_limit)):
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))

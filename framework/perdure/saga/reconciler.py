@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import restate
@@ -36,7 +37,7 @@ from perdure._runtime.dispatch import BACKGROUND_CALL_RETRIES
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.waiting import is_own_cancel
-from perdure.alerts.conditions import MAX_SINGLE_ALERTS, Alert, AlertNotification, Condition
+from perdure.alerts.conditions import HANGING_LIMIT, MAX_SINGLE_ALERTS, Alert, AlertNotification, Condition
 from perdure.alerts.service import (
     ALERT_DISPATCHER,
     ALERT_RETRIES,
@@ -96,6 +97,7 @@ class SagaReconcilerConfig:
         webhook_url: Receiver of alerts, see `perdure.alerts.webhook`.
         webhook_key: Signs the alerts; None sends them unsigned.
         alert_retries: Number of failed attempts that raises an alert.
+        hanging_limit: How long an attempt may run without progress before it raises an alert.
         codec: Encryption of the services' journal; None if it is not encrypted.
 
     Raises:
@@ -110,6 +112,7 @@ class SagaReconcilerConfig:
     webhook_url: str | None = None
     webhook_key: PrivateKey | None = None
     alert_retries: int = ALERT_RETRIES
+    hanging_limit: timedelta = HANGING_LIMIT
     codec: ValueCodec | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +121,8 @@ class SagaReconcilerConfig:
             raise ConfigurationError(f"SagaReconcilerConfig.interval must be positive; got {self.interval}")
         if self.grace < timedelta(0) or (self.paused_limit or timedelta(0)) < timedelta(0):
             raise ConfigurationError("SagaReconcilerConfig.grace and paused_limit must not be negative")
+        if self.hanging_limit <= timedelta(0):
+            raise ConfigurationError(f"SagaReconcilerConfig.hanging_limit must be positive; got {self.hanging_limit}")
         if self.alert_retries < 1:
             raise ConfigurationError(f"SagaReconcilerConfig.alert_retries must be 1 or more; got {self.alert_retries}")
         if self.webhook_url is not None and not self.webhook_url.startswith(("https://", "http://")):
@@ -204,6 +209,7 @@ class SagaReconciler:
             webhook_url=config.webhook_url,
             webhook_key=config.webhook_key,
             retries=config.alert_retries,
+            hanging_limit=config.hanging_limit,
             scan_interval=max(SCAN_INTERVAL, config.interval),
         )
         self._known: set[str] = set()
@@ -228,7 +234,7 @@ class SagaReconciler:
             config.interval,
             config.codec,
             saga_gauges(),
-            sample_sagas,
+            partial(sample_sagas, hanging_limit=config.hanging_limit),
             self._scan,
         )
         try:

@@ -23,6 +23,7 @@ from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.config import SecurityConfig
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
 from perdure.serving.server import HttpVersion, Listener, listening
+from perdure.serving.watchdog import DEFAULT_HANG_LIMIT, Watchdog, effective_limit
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -44,13 +45,14 @@ def serve(
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
     drain_grace: timedelta = _DRAIN_GRACE,
+    hang_limit: timedelta | None = DEFAULT_HANG_LIMIT,
     logging: LoggingConfig | None = None,
 ) -> int:
     """Serve services until SIGTERM or Ctrl-C, then drain and stop. Blocks; call it from the main thread.
 
-    The process ends within `drain_grace` plus 5 seconds after the signal, even if a side effect takes longer. A second
-    signal ends the grace time. OpenTelemetry's variables configure the export of spans, see
-    `perdure.observability.tracing_setup`.
+    The process ends within `drain_grace` plus 5 seconds after the signal, even if a side effect takes longer, and 2
+    seconds later if the event loop stands still. A second signal ends the grace time. OpenTelemetry's variables
+    configure the export of spans, see `perdure.observability.tracing_setup`.
 
     Args:
         services: Services of Perdure or of the SDK.
@@ -63,11 +65,15 @@ def serve(
         security: The security settings. None accepts all callers and logs a warning.
         identity_keys: Short for security settings that only verify request identity with these public keys.
         drain_grace: The time limit of running side effects after the signal.
+        hang_limit: How long the event loop may stand still, for example in a blocking call, before the process logs the
+            stacks of its threads and ends with code 70. None turns this off, as debuggers need. The environment
+            variable ``PERDURE_HANG_LIMIT`` (seconds, 0 for off) has precedence.
         logging: The logging settings; `LoggingConfig.from_environment` by default.
 
     Returns:
         The exit code 1 if the start fails; the log contains the reason. Otherwise the function does not return: it ends
-        the process with code 0, or 1 if the server fails, without ``atexit`` hooks. Clean up in `lifespan`.
+        the process with code 0, 1 if the server fails, or 70 after a hang, without ``atexit`` hooks. Clean up in
+        `lifespan`.
 
     Example:
         if __name__ == "__main__":
@@ -79,17 +85,11 @@ def serve(
         try:
             configure_tracing(_process_name(services))
             _tune_garbage_collector()
+            watchdog = Watchdog(effective_limit(hang_limit, os.environ), drain_grace)
+            app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
             runner.run(
-                serve_async(
-                    *services,
-                    host=host,
-                    port=port,
-                    http=http,
-                    readiness=readiness,
-                    lifespan=lifespan,
-                    security=security,
-                    identity_keys=identity_keys,
-                    drain_grace=drain_grace,
+                _serve(
+                    app, host=host, port=port, http=http, lifespan=lifespan, drain_grace=drain_grace, watchdog=watchdog
                 )
             )
         except ConfigurationError as error:
@@ -145,18 +145,42 @@ async def serve_async(
         PerdureError: The server failed.
     """
     app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
+    return await _serve(
+        app,
+        host=host,
+        port=port,
+        http=http,
+        lifespan=lifespan,
+        drain_grace=drain_grace,
+        watchdog=Watchdog(None, drain_grace),  # the process is the caller's
+        stop=stop,
+    )
+
+
+async def _serve(
+    app: ServiceApp,
+    *,
+    host: str,
+    port: int,
+    http: HttpVersion,
+    lifespan: Lifespan | None,
+    drain_grace: timedelta,
+    watchdog: Watchdog,
+    stop: asyncio.Event | None = None,
+) -> list[str]:
     ensure_free(host, port, "port")  # before the lifespan, which would have to be exited again
     stop_request = _StopRequest(stop)
     stack = AsyncExitStack()
     abandoned: list[str] = []
-    with stop_request.on_signals() if stop is None else nullcontext():
+    with stop_request.on_signals() if stop is None else nullcontext(), watchdog.limiting_stop():
         try:
             if lifespan is not None:
                 await stack.enter_async_context(lifespan())
             listener = await stack.enter_async_context(listening(app, host=host, port=port, http=http))
             stop_request.started()
             log.info("serving", url=listener.url, services=list(app.names), pid=os.getpid())
-            await wait_for_stop(stop_request.requested, listener)
+            with watchdog.watching_loop():
+                await wait_for_stop(stop_request.requested, listener)
             abandoned = await _drain(app, drain_grace, stop_request.hurry)
         except asyncio.CancelledError:
             if not stop_request.interrupted_start():

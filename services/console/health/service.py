@@ -29,6 +29,7 @@ _OVERVIEW_ITEMS: Final = 5
 _RUNBOOKS: Final = {
     Condition.PAUSED: "invocations-paused",
     Condition.BACKING_OFF: "invocations-backing-off",
+    Condition.HANGING: "invocations-hanging",
     Condition.KILLED: "saga-stuck",
     Condition.RECONCILED: "saga-stuck",
 }

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from perdure.alerts.conditions import HANGING_LIMIT
 from perdure.saga.reconciler import SagaReconcilerConfig
 from perdure.saga.retention import RETENTION
 from perdure.security.codec import codec_from_environment
@@ -25,6 +26,7 @@ class SagaServiceSettings(ControlPlaneSettings):
         reconciler_interval: Time between two scans of the reconciler.
         reconciler_grace: How long an ended orchestration is left alone before it is rolled back.
         reconciler_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
+        reconciler_hanging_limit: How long an attempt may run without progress before it raises an alert.
         reconciler_webhook_url: Receiver of alerts; empty for none.
         reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned if not set.
         retention: How long an ended rollback and its audit log are stored; more than 7 days.
@@ -41,6 +43,7 @@ class SagaServiceSettings(ControlPlaneSettings):
     reconciler_interval: timedelta = timedelta(seconds=5)
     reconciler_grace: timedelta = timedelta(seconds=5)
     reconciler_paused_limit: timedelta = timedelta(hours=1)
+    reconciler_hanging_limit: timedelta = HANGING_LIMIT
     reconciler_webhook_url: str | None = None
     reconciler_webhook_key_file: Path | None = None
     retention: timedelta = RETENTION
@@ -63,6 +66,7 @@ class SagaServiceSettings(ControlPlaneSettings):
             interval=self.reconciler_interval,
             grace=self.reconciler_grace,
             paused_limit=self.reconciler_paused_limit,
+            hanging_limit=self.reconciler_hanging_limit,
             webhook_url=self.reconciler_webhook_url or None,
             webhook_key=None
             if self.reconciler_webhook_key_file is None

@@ -114,6 +114,7 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
             "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT12S",
             "PERDURE_APPROVALS_RECONCILER_INTERVAL": "PT0.5S",
             "PERDURE_SAGA_RECONCILER_WEBHOOK_URL": webhook.url,
+            "PERDURE_SAGA_RECONCILER_HANGING_LIMIT": "PT10S",
         }
         platform = Platform(topology, engine, report=print, environment=environment, console=True)
         binary = locate_prometheus(os.environ, pytestconfig.rootpath / ".local")

@@ -1,7 +1,8 @@
-"""User service with a defect: a timestamp in an idempotency key, so that retries are not recognised."""
+"""User service with defects: a timestamp in an idempotency key, so that retries are not recognised, and a hang."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import restate
@@ -20,6 +21,11 @@ async def write(_ctx: restate.Context, at: int) -> str:
 @handler(reports)
 async def order(ctx: restate.Context, at: int) -> str:
     return await ServiceClient(ctx, write).call(at, idempotency_key=f"report-{at}")
+
+
+@handler(reports)
+async def hang(_ctx: restate.Context) -> None:
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

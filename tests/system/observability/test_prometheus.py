@@ -130,6 +130,22 @@ async def test_overdue_approval_alerts(observed, prometheus):
     await fires(prometheus, "PerdureApprovalOverdue", within=15)
 
 
+async def test_hanging_invocation_alerts(observed, prometheus):
+    topology = observed.harness.platform.topology
+    async with AdminClient(topology.admin_url) as admin:
+        await admin.register(observed.reports_url)
+    async with httpx.AsyncClient(trust_env=False, base_url=topology.ingress_url) as client:
+        sent = (await client.post("/Reports/hang/send")).raise_for_status()
+    await fires(prometheus, "PerdureInvocationsHanging", within=60)
+
+    await act(observed, sent.json()["invocationId"], "kill")
+
+    async def resolved() -> bool:
+        return "PerdureInvocationsHanging" not in await prometheus.firing()
+
+    await eventually(resolved, what="the end of the alert", within=60)
+
+
 async def test_stopped_service_alerts(observed, prometheus):
     platform = observed.harness.platform
     await platform.kill("hotels")

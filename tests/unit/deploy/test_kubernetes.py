@@ -11,6 +11,8 @@ import promql_parser
 import pytest
 import yaml
 
+from perdure.serving.watchdog import DEFAULT_HANG_LIMIT
+
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FOLDERS = ("base", "overlays/trial", "overlays/production")
 KUBERNETES = "1.36"
@@ -87,6 +89,18 @@ def test_pods_are_restricted_and_probed() -> None:
             assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108 - a mount
             if name != "migrate":
                 assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), name
+
+
+def test_liveness_probe_comes_after_watchdog() -> None:
+    limit = DEFAULT_HANG_LIMIT.total_seconds()
+    for name, pod in pods(raw()).items():
+        for container in pod["containers"]:
+            probe = container.get("livenessProbe", {})
+            if "httpGet" in probe:
+                earliest = probe["periodSeconds"] * (probe["failureThreshold"] - 1) + probe["timeoutSeconds"]
+                latest = earliest + probe["periodSeconds"]
+                assert limit * 1.1 <= earliest, name
+                assert latest <= 45, name
 
 
 def test_only_database_users_reach_database() -> None:

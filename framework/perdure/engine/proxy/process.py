@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 from perdure._runtime.ports import ensure_free
 from perdure.engine.proxy.app import EngineProxy
@@ -14,6 +16,7 @@ from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging, get_logger
 from perdure.serving.process import exit_process, loop_factory, stop_on_signals, wait_for_stop
 from perdure.serving.server import Listener, listening
+from perdure.serving.watchdog import DEFAULT_HANG_LIMIT, Watchdog, effective_limit
 
 log = get_logger(__name__)
 
@@ -39,7 +42,8 @@ def serve_proxy(settings: ProxySettings) -> int:
 
 
 async def _until_signal(settings: ProxySettings) -> None:
-    with stop_on_signals() as stop:
+    watchdog = Watchdog(effective_limit(DEFAULT_HANG_LIMIT, os.environ), timedelta(0))
+    with stop_on_signals() as stop, watchdog.limiting_stop(), watchdog.watching_loop():
         await serve_proxy_async(settings, stop)
 
 
