@@ -1,7 +1,7 @@
 """Fuzz tests: none of 120,000 mutated signatures crashes a reader or is accepted.
 
 The inputs are mutations of genuine ones, since random input fails at the first character. One example of Hypothesis is
-the bytes of a batch of mutations, since Hypothesis takes longer to draw a number than a reader takes to reject an input.
+the bytes of a batch of mutations, since drawing a number takes longer than rejecting an input.
 """
 
 from __future__ import annotations
