@@ -30,9 +30,9 @@ def run_perdure(*words: str, **settings: str) -> subprocess.CompletedProcess[str
         hook = sys.excepthook
         try:
             run_command_line("perdure", partial(app, words, prog_name="perdure"), words)
-            code: object = 0
+            code = 0
         except SystemExit as end:
-            code = end.code
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         finally:
             sys.excepthook = hook
-    return subprocess.CompletedProcess(words, code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
