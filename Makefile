@@ -10,8 +10,8 @@ READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 SYSTEM := $(BIN)/python -m tests.system
-# Tests run in WORKERS processes, which mostly wait. MODES=all runs all modes of the engine.
-WORKERS ?= 4
+# Tests run in WORKERS processes, which wait a third of the time. MODES=all runs all modes of the engine.
+WORKERS ?= 6
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 # Without cached bytecode, each test worker and service process compiles its modules again.
@@ -105,7 +105,7 @@ integration: $(READY) engine ## tests of the library on a real engine; MODES=all
 e2e: $(READY) engine ## tests of the whole platform, and of the console in Chromium where it is installed
 	@$(PYTEST) tests/e2e
 
-# One session, so that no worker idles at the end of a folder. Platform tests come first, since they take longest.
+# One session, so that no worker idles at the end of a folder. tests/plugins/parallel.py orders the tests.
 TESTS := tests/e2e tests/integration tests/examples tests/typing tests/unit
 
 tests: $(READY) $(TOOLS) engine

@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 # Only a failing test reaches the limit of a wait, so it leaves room for a busy machine.
 PATIENCE = 60.0
-POLL_INTERVAL = 0.02
+
+# A poll of the engine or the console takes 5 to 20 ms of CPU, which the awaited processes need.
+_FIRST_POLL = 0.02
+_LONGEST_POLL = 0.1
+_POLL_SHARE = 0.2  # of the time waited so far
 
 
 class WaitTimeout(PerdureError, AssertionError):
@@ -51,7 +55,7 @@ async def eventually(
     *,
     what: str | Callable[[], str],
     within: float = PATIENCE,
-    every: float = POLL_INTERVAL,
+    every: float | None = None,
 ) -> T:
     """Poll a probe until it returns a result.
 
@@ -59,7 +63,7 @@ async def eventually(
         probe: Returns the result or an awaitable of it; None and False mean "not yet". Its exceptions end the wait.
         what: Name of the result in the error message "there was no ..."; a function adds the last state.
         within: Time limit in seconds.
-        every: Interval of the polls in seconds.
+        every: Interval of the polls in seconds; by default it grows with the wait, from 20 to 100 ms.
 
     Returns:
         The first result other than None and False.
@@ -67,16 +71,17 @@ async def eventually(
     Raises:
         WaitTimeout: The time limit passed.
     """
-    deadline = time.monotonic() + within
+    start = time.monotonic()
     while True:
         result = probe()
         if isinstance(result, Awaitable):
             result = await result
         if result is not None and result is not False:
             return result
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - start
+        if waited > within:
             raise WaitTimeout(f"within {within:g} s there was no {what if isinstance(what, str) else what()}")
-        await asyncio.sleep(every)
+        await asyncio.sleep(_pause(waited) if every is None else every)
 
 
 def until(condition: Callable[[], object], what: str, within: float = PATIENCE) -> None:
@@ -90,11 +95,17 @@ def until(condition: Callable[[], object], what: str, within: float = PATIENCE) 
     Raises:
         WaitTimeout: The time limit passed.
     """
-    deadline = time.monotonic() + within
+    start = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - start
+        if waited > within:
             raise WaitTimeout(f"within {within:g} s there was no {what}")
-        time.sleep(POLL_INTERVAL)
+        time.sleep(_pause(waited))
+
+
+def _pause(waited: float) -> float:
+    """Return the time in seconds until the next poll."""
+    return min(_LONGEST_POLL, max(_FIRST_POLL, _POLL_SHARE * waited))
 
 
 def lines(log: io.StringIO, **facts: Any) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ class ConsolePlatform:
         self.url = f"http://127.0.0.1:{launched.env['PERDURE_CONSOLE_PORT']}"
         self._admin = f"http://127.0.0.1:{launched.env['PERDURE_ADMIN_PORT']}"
         self._http = httpx.Client(trust_env=False, timeout=30)
+        self._tokens: dict[str, str] = {}
 
     def close(self) -> None:
         self._http.close()
@@ -98,9 +99,16 @@ class ConsolePlatform:
         return str(answer.raise_for_status().json()["token"])
 
     def api(self, method: str, path: str, *, by: str = ADMINISTRATOR, body: Any = None) -> httpx.Response:
-        """Call the console's API as a user."""
-        headers = {"authorization": f"Bearer {self.token(by)}"}
-        return self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
+        """Call the console's API as a user, in one session per user while it lasts."""
+
+        def answer() -> httpx.Response:
+            headers = {"authorization": f"Bearer {self._tokens[by]}"}
+            return self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
+
+        if by in self._tokens and (found := answer()).status_code != 401:
+            return found
+        self._tokens[by] = self.token(by)
+        return answer()
 
 
 @pytest.fixture(scope="session")

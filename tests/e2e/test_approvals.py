@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,6 +32,7 @@ from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
+from tests.command_line import run_perdure
 from tests.e2e.uncompressed import found_in
 from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
@@ -74,18 +74,14 @@ class ApprovalPlatform:
     async def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against the platform."""
         topology = self.harness.platform.topology
-        environment = {
-            **os.environ,
+        settings = {
             "PERDURE_INGRESS_URL": topology.ingress_url,
             "PERDURE_ADMIN_URL": topology.admin_url,
             "PERDURE_ACTIONS": "signed",
             "PERDURE_ISSUER_KEYS": self.issuer,
             "COLUMNS": "200",
         }
-        command = [str(Path(sys.executable).with_name("perdure")), "approvals", *words]
-        return await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        return await asyncio.to_thread(run_perdure, "approvals", *words, **settings)
 
     def key(self, name: str) -> str:
         """Issue a new key after any revocation, and return its file."""

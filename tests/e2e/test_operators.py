@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from perdure.saga.status import RollbackState
 from services.runtime.booking import ORDINARY, new_trip_id
+from tests.command_line import run_perdure
 from tests.support import eventually
 from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.orders import order
@@ -26,20 +28,18 @@ Perdure = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def perdure(harness: Harness) -> Perdure:
     """Return a function that runs the command line against the platform."""
+    return partial(run_perdure, **settings(harness))
+
+
+def settings(harness: Harness) -> dict[str, str]:
+    """Return the settings of an operator of the platform."""
     topology = harness.platform.topology
-    environment = {
-        **os.environ,
+    return {
         "PERDURE_INGRESS_URL": topology.ingress_url,
         "PERDURE_ADMIN_URL": topology.admin_url,
         "PERDURE_ACTOR": "olga@example.com",
         "COLUMNS": "160",
     }
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("perdure")), *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
 
 
 async def on(perdure: Perdure, *words: str) -> subprocess.CompletedProcess[str]:
@@ -95,10 +95,14 @@ async def test_redrive_dead_letter_by_command(harness: Harness, perdure: Perdure
     assert "Traceback" not in late.stderr
 
 
-async def test_show_booked_trip(harness: Harness, perdure: Perdure):
+async def test_installed_command_shows_booked_trip(harness: Harness):
     trip_id = new_trip_id()
     await harness.book(trip_id, ORDINARY)
-    shown = await on(perdure, "sagas", "show", trip_id)
+    command = [Path(sys.executable).with_name("perdure"), "sagas", "show", trip_id]
+    environment = {**os.environ, **settings(harness)}
+    shown = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert shown.returncode == 0, shown.stderr
     assert f"Saga {trip_id} of Trips: success\n" in shown.stdout
     assert "Payments/charge" in shown.stdout

@@ -35,8 +35,8 @@ def one_sentence(text: str) -> str:
     return text
 
 
-@pytest.mark.timeout(180)
-def test_second_run_continues_with_stored_data(home, engine):
+@pytest.mark.timeout(240)
+def test_next_runs_continue_after_stop_and_kill(home, engine):
     env = environment(home, engine.path)
     expensive = order(amount_minor=250_000).model_dump(mode="json")
     slow = order(hotel="Sloth").model_dump(mode="json")
@@ -99,10 +99,22 @@ def test_second_run_continues_with_stored_data(home, engine):
         ask(second, "/Approvals/waits/approve", decision).raise_for_status()
         until(lambda: ask(second, "/Trips/waits/status").json()["phase"] == "completed", "end of the waiting trip")
 
-        audit_while_up = command("audit", "--settled", env=moved)
-        assert audit_while_up.returncode == 0, audit_while_up.stdout
-        assert "intact (1 checked)" in audit_while_up.stdout
-        assert second.stop(signal.SIGTERM) == 0
+        second.process.kill()
+        second.process.wait()
+        left = second.pids()
+        assert left.keys() == NAMES
+        assert all(started_at(pid) is not None for pid in left.values())
+        # The third run needs the same ports, which are free once the remaining processes have ended.
+        with Launched(home, moved).up() as third:
+            assert f"hotels (process {left['hotels']})" in third.line(
+                "stopping the remaining processes of an earlier run"
+            )
+            assert [pid for pid in left.values() if started_at(pid) is not None] == []
+            third.confirmation()
+            audit_while_up = command("audit", "--settled", env=moved)
+            assert audit_while_up.returncode == 0, audit_while_up.stdout
+            assert "intact (1 checked)" in audit_while_up.stdout
+            assert third.stop(signal.SIGTERM) == 0
 
     audit_while_down = command("audit", "--settled", env=moved)
     assert audit_while_down.returncode == 0
@@ -115,24 +127,6 @@ def test_second_run_continues_with_stored_data(home, engine):
     broken = command("audit", env=moved)
     assert broken.returncode == 1
     assert "BROKEN  inventory: " in broken.stdout
-
-
-@pytest.mark.timeout(120)
-def test_stop_remaining_processes_of_killed_run(home, engine):
-    env = environment(home, engine.path)
-    with Launched(home, env).up() as killed:
-        killed.process.kill()
-        killed.process.wait()
-        left = killed.pids()
-        assert left.keys() == NAMES
-        assert all(started_at(pid) is not None for pid in left.values())
-        # The second run needs the same ports, which are free once the remaining processes have ended.
-        with Launched(home, env).up() as following:
-            assert f"hotels (process {left['hotels']})" in following.line(
-                "stopping the remaining processes of an earlier run"
-            )
-            assert [pid for pid in left.values() if started_at(pid) is not None] == []
-            assert following.stop(signal.SIGHUP) == 0
 
 
 def test_report_taken_port_before_start(home, engine):
@@ -198,7 +192,7 @@ def test_failed_service_shows_log_and_stops_platform(home, engine):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_signal_during_start_stops_all_processes(home, engine, number, code):
     with Launched(home, environment(home, engine.path)) as launched:
         launched.until(lambda: len(launched.pids()) >= 3, "process")

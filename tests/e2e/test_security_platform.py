@@ -7,9 +7,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
@@ -19,14 +16,13 @@ from services.console.engine import EngineClient
 from services.gateway.directory import Directory
 from services.runtime.platform import Platform
 from services.runtime.topology import ENGINE, SERVICES, Topology
+from tests.command_line import run_perdure
 from tests.support import eventually
 from tests.system.attacks.ports import signed_headers
 from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.load import Stream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
-
-PERDURE = Path(sys.executable).with_name("perdure")
 
 # Handlers that any client of the ingress may call. Those that change data require a signed action or serve customers.
 PUBLIC = {
@@ -78,10 +74,10 @@ READING = {
 }
 
 
-def perdure(*arguments: str, check: bool = True) -> str:
-    """Run `perdure`."""
-    done = subprocess.run([PERDURE, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0 or not check, done.stderr
+def perdure(*arguments: str) -> str:
+    """Run `perdure` and return its output."""
+    done = run_perdure(*arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

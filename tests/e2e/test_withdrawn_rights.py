@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from perdure.approvals.targets import PRINCIPALS
+from tests.command_line import run_perdure
 from tests.e2e.console_platform import ADMINISTRATOR, PASSWORD, ConsolePlatform
 
 pytestmark = pytest.mark.timeout(180)
-
-PERDURE = Path(sys.executable).with_name("perdure")
 
 
 class Rights:
@@ -62,16 +58,12 @@ class Rights:
     def link(self, user: str) -> str:
         """Return the token of a link from the command."""
         home = self.console.launched.home
-        printed = subprocess.run(
-            [
-                *(PERDURE, "approvals", "link", self.trip, "--person", user, "--console-url", self.console.url),
-                *("--link-key-file", home / "keys" / "approval-links.pem", "--ingress", self.console.launched.ingress),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
+        printed = run_perdure(
+            *("approvals", "link", self.trip, "--person", user, "--console-url", self.console.url),
+            *("--link-key-file", str(home / "keys" / "approval-links.pem")),
+            *("--ingress", self.console.launched.ingress),
         )
+        assert printed.returncode == 0, printed.stderr
         return printed.stdout.strip().rpartition("/l/")[2]
 
     def decide(self, token: str, decision: str = "approve") -> httpx.Response:

@@ -15,6 +15,7 @@ import restate as sdk
 from perdure import handler
 from perdure._runtime.plain_text import escape_invisible, is_visible
 from perdure.schedules import definitions
+from tests.command_line import run_perdure
 
 TEXTS = {
     "path": "reads [/srv/in] each night",
@@ -37,6 +38,13 @@ def jobs() -> sdk.Service:
 
 
 async def perdure(*words: str, ingress: str) -> tuple[int, str, str]:
+    """Run `perdure` in this process, and return exit code, output and errors."""
+    done = await asyncio.to_thread(run_perdure, *words, PERDURE_INGRESS_URL=ingress, COLUMNS="400")
+    return done.returncode, done.stdout, done.stderr
+
+
+async def perdure_process(*words: str, ingress: str) -> tuple[int, str, str]:
+    """Run `perdure` as a process, whose arguments and output are bytes."""
     environment = {**os.environ, "PERDURE_INGRESS_URL": ingress, "COLUMNS": "400"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from perdure.cli.main import main; main()", *words),
@@ -76,10 +84,10 @@ async def test_hostile_text_is_escaped(restate):
 @pytest.mark.restate_modes("http2")
 async def test_errors_with_hostile_text_are_escaped(restate):
     env = await restate.serve(jobs(), *definitions())
-    code, out, err = await perdure("schedules", "show", "[red]nothing[/red]", ingress=env.ingress)
+    code, out, err = await perdure_process("schedules", "show", "[red]nothing[/red]", ingress=env.ingress)
     assert (code, out) == (1, "")
     assert "[red]nothing[/red]" in err
-    code, out, err = await perdure("schedules", "show", "\x1b[2J", ingress=env.ingress)
+    code, out, err = await perdure_process("schedules", "show", "\x1b[2J", ingress=env.ingress)
     assert (code, out) == (2, "")
     assert err == (
         "perdure: the argument '\\x1b[2J' must not contain the invisible character U+001B at position 1: remove it\n"

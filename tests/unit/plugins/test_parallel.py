@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.plugins.parallel import SHARED_PLATFORMS, unit_of
+from tests.plugins.parallel import PLATFORM_TESTS, SHARED_PLATFORMS, in_order, unit_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,6 +29,22 @@ ROOT = Path(__file__).parents[3]
 )
 def test_unit_is_module_mode_or_platform(nodeid: str, unit: str) -> None:
     assert unit_of(nodeid) == unit
+
+
+def test_other_units_come_between_platforms() -> None:
+    units = ["tests/e2e/a.py", "harness", "console", "tests/e2e/a.py", "tests/unit/b.py", "tests/unit/c.py"]
+    assert in_order(units) == ["console", "tests/unit/b.py", "harness", "tests/unit/c.py", "tests/e2e/a.py"]
+
+
+@given(st.lists(st.sampled_from(["console", "harness", "tests/e2e/a.py", *map("tests/unit/{}.py".format, range(5))])))
+def test_order_keeps_all_units(units: list[str]) -> None:
+    ordered = in_order(units)
+    assert sorted(ordered) == sorted(set(units))
+    platforms = [unit in SHARED_PLATFORMS or unit.startswith(PLATFORM_TESTS) for unit in ordered]
+    others = platforms.count(False)
+    assert not any(a and b for a, b in pairwise(platforms[: 2 * others])), (
+        "two platforms in a row while others are left"
+    )
 
 
 @pytest.mark.parametrize("fixture", SHARED_PLATFORMS)

@@ -1,13 +1,14 @@
 """Fuzz tests: none of 120,000 mutated signatures crashes a reader or is accepted.
 
 The inputs are mutations of genuine ones, since random input fails at the first character. One example of Hypothesis is
-a batch of mutations, which is twenty times faster than one mutation per example.
+the bytes of a batch of mutations, since drawing a number takes longer than rejecting an input.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -61,8 +62,8 @@ PIECES = [
     b"9" * 5000, b"[" * 5000, b'{"a":' * 3000,
 ]  # fmt: skip
 
-batches = st.lists(
-    st.tuples(st.integers(0, 12), st.integers(0, 4095), st.integers(0, 255)), min_size=BATCH, max_size=BATCH
+batches = st.binary(min_size=4 * BATCH, max_size=4 * BATCH).map(
+    lambda drawn: [(kind, high << 8 | low, value) for kind, high, low, value in struct.iter_unpack("4B", drawn)]
 )
 
 
