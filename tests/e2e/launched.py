@@ -128,6 +128,8 @@ class Launched:
         return found
 
     def confirmation(self) -> dict[str, Any]:
+        """Return the confirmation of the first trip, which may end after the platform is up."""
+        self.until(lambda: "\n}" in self.out, "first trip")
         document = self.out[self.out.index("{\n") : self.out.index("\n}") + 2]
         return dict(json.loads(document))
 

@@ -46,6 +46,7 @@ def test_second_run_continues_with_stored_data(home, engine):
         booked = first.confirmation()
         assert booked["status"] == "confirmed"
         assert "  40%  running: hotel (done: order, flight)" in first.out or "completed" in first.out
+        assert first.out.index("the platform is up") < first.out.index("booking trip")
         assert first.pids().keys() == NAMES
         for pid in first.pids().values():
             assert started_at(pid) is not None
