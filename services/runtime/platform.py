@@ -7,15 +7,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from perdure._runtime.disks import disk_problem
 from perdure.dev.engine import ManagedEngine
 from perdure.dev.pidfiles import leftovers, stop
-from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess
+from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess, ProcessError
 from perdure.dev.supervisor import SILENCE_LIMIT, Supervisor
 from perdure.dev.waits import reported_wait
 from perdure.engine import LocatedEngine
@@ -105,7 +107,13 @@ class Platform(Supervisor):
             reported_wait(self._report, lambda: "the registration of the services with the engine"),
             admin_client(self.topology.admin_url) as admin,
         ):
-            await register(admin, registrations, retry=_REGISTRATION_RETRY)
+            try:
+                await register(admin, registrations, retry=_REGISTRATION_RETRY)
+            except ProcessError as error:
+                # The engine answers on a full disk, but it accepts no registration.
+                if problem := disk_problem(self.topology.home):
+                    raise ProcessError(f"{error}; {problem}") from error
+                raise
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop all processes: callers before callees, and the engine last. See `Supervisor.stop`."""
@@ -207,7 +215,9 @@ def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
         return
     names = ", ".join(f"{name} (process {process.pid})" for name, process in found.items())
     report(f"stopping the remaining processes of an earlier run: {names}")
-    # Stop the engine last.
-    for name in sorted(found, key=lambda name: name == ENGINE):
-        stop(found[name], STOP_TIMEOUT)
+    engine = found.pop(ENGINE, None)
+    with ThreadPoolExecutor() as threads:  # one that hangs takes the whole time limit
+        list(threads.map(lambda process: stop(process, STOP_TIMEOUT), found.values()))
+    if engine is not None:
+        stop(engine, STOP_TIMEOUT)
     leftovers(run_dir)  # removes the files

@@ -32,9 +32,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def platform(
-    engine: LocatedEngine, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Launched]:
+def platform(engine: LocatedEngine, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """A platform that restarts a process after a short silence."""
     home = tmp_path_factory.mktemp("supervised") / "platform"
     env = {
@@ -125,17 +123,20 @@ def test_taken_port_delays_only_its_process(platform: Launched):
     completes(platform, "port-taken")
 
 
-@pytest.mark.parametrize("name", ["orchestrator", ENGINE, ENGINE_PROXY])
-def test_stopped_process_is_replaced(platform: Launched, name: str):
+def test_stopped_processes_are_replaced(platform: Launched):
     before = platform.pids()
+    names = {"orchestrator", ENGINE, ENGINE_PROXY}
     began = time.monotonic()
-    os.kill(before[name], signal.SIGSTOP)
-    replaced(platform, name, before[name])
-    assert f"{name}: process {before[name]} did not answer for 10 s and was ended by SIGKILL" in platform.out
+    for name in names:
+        os.kill(before[name], signal.SIGSTOP)
+    for name in names:
+        replaced(platform, name, before[name])
+        assert f"{name}: process {before[name]} did not answer for 10 s and was ended by SIGKILL" in platform.out
     assert time.monotonic() - began < 45
-    send(platform, f"stopped-{name}")
-    completes(platform, f"stopped-{name}")
-    assert {each for each in before if platform.pids().get(each) != before[each]} == {name}
+    send(platform, "stopped")
+    completes(platform, "stopped")
+    after = platform.pids()
+    assert {name for name in before if after[name] != before[name]} == names
 
 
 def test_killed_process_is_replaced_at_once(platform: Launched):

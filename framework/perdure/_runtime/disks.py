@@ -12,6 +12,7 @@ from perdure.errors import ConfigurationError
 LOW_SPACE: Final = 64 * 1024 * 1024
 """Free bytes below which errors mention the disk, and a platform does not start."""
 
+_FULL: Final = 1024 * 1024
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
@@ -32,10 +33,10 @@ def disk_problem(path: Path, least: int = LOW_SPACE) -> str | None:
         return f"the disk of {existing} is read-only"
     free = state.f_bavail * state.f_frsize
     if free < least:
-        total = state.f_blocks * state.f_frsize
-        return f"the disk of {existing} is full: {format_bytes(free)} of {format_bytes(total)} are free"
+        space = f"{format_bytes(free)} of {format_bytes(state.f_blocks * state.f_frsize)} free"
+        return f"the disk of {existing} {f'is full ({space})' if free < _FULL else f'has only {space}'}"
     if state.f_files and not state.f_favail:
-        return f"the disk of {existing} is full: it has no room for further files"
+        return f"the disk of {existing} is full (no room for further files)"
     return None
 
 

@@ -9,9 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from perdure._runtime.disks import disk_problem
+from perdure._runtime.disks import disk_problem, write_failure
 from perdure.dev.pidfiles import PidFile
-from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess, describe_exit, wait_for_exit
+from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess, ProcessError, describe_exit, wait_for_exit
 from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
 
 _START_TIMEOUT: Final = timedelta(minutes=2)
@@ -42,6 +42,7 @@ class ManagedEngine(ManagedProcess):
         Raises:
             ConfigurationError: A port is taken.
             EngineError: The server ended, or was not ready in time.
+            ProcessError: The pid file cannot be written.
         """
         starting = asyncio.ensure_future(self._process.start(_START_TIMEOUT))
         try:
@@ -50,10 +51,14 @@ class ManagedEngine(ManagedProcess):
             if (pid := self.pid) is not None:
                 self._pid_file.write(pid)
             await asyncio.shield(starting)
-        except BaseException:
+        except BaseException as error:
             starting.cancel()  # kills the process; a second cancellation would interrupt that
             await asyncio.wait({starting})
             self._pid_file.remove()
+            if isinstance(error, OSError):
+                raise ProcessError(
+                    f"{self._pid_file.path} cannot be written: {write_failure(error, self._pid_file.path)}"
+                ) from error
             raise
 
     async def stop(self, hurry: asyncio.Event) -> bool:

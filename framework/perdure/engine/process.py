@@ -46,6 +46,7 @@ class EngineProcess:
         self.config = config
         self._on_spawn = on_spawn
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -137,10 +138,10 @@ class EngineProcess:
         return f"{f'; {problem}' if problem else ''}; the end of {self.config.log_path}:\n{self.log_tail()}"
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of the output."""
+        """Return the last lines of the output since the last start."""
         try:
             with self.config.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - 32_768))
+                log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 32_768))
                 return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
@@ -160,6 +161,7 @@ class EngineProcess:
             raise EngineError(f"restate-server cannot write to {self.config.log_path}: {reason}") from error
         try:
             with log:
+                self._log_start = log.tell()
                 self._process = subprocess.Popen(  # noqa: S603 - the binary is the one that was located, no shell
                     [self.binary, "--no-logo"],
                     stdin=subprocess.DEVNULL,
