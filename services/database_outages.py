@@ -46,7 +46,7 @@ class DatabaseUnavailable(PerdureError):
 
     Args:
         message: Address and cause, without password.
-        may_recover: The cause may pass by itself. A wrong host name, user or database does not.
+        may_recover: The cause often passes within seconds. A wrong host name, user or file does not.
     """
 
     def __init__(self, message: str, *, may_recover: bool) -> None:
@@ -108,7 +108,9 @@ def _outage(url: URL, error: Exception) -> tuple[str, bool] | None:
     for cause in chain:
         if (found := _of_postgres(cause) or _of_sqlite(url, cause) or _of_network(cause)) is not None:
             return found
-    return (_LOST, True) if isinstance(error, DBAPIError) and error.connection_invalidated else None
+    if isinstance(error, DBAPIError):
+        return (_LOST, True) if error.connection_invalidated else None
+    return (f"does not accept the connection: {error}", False) if chain else None
 
 
 def _of_postgres(error: BaseException) -> tuple[str, bool] | None:
@@ -124,7 +126,7 @@ def _of_sqlite(url: URL, error: BaseException) -> tuple[str, bool] | None:
     if code is None or (problem := _SQLITE.get(code & 0xFF)) is None:  # the low byte is the primary code
         return None
     disk = disk_problem(Path(url.database or ""))
-    return f"{problem} ({disk})" if disk else problem, True
+    return f"{problem} ({disk})" if disk else problem, False
 
 
 def _of_network(error: BaseException) -> tuple[str, bool] | None:

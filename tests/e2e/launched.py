@@ -121,7 +121,12 @@ class Launched:
         return self
 
     def up(self) -> Launched:
-        return self.until(lambda: UP in self.out, "platform")
+        """Wait until the platform is up. If that fails, end all its processes, since no block is entered yet."""
+        try:
+            return self.until(lambda: UP in self.out, "platform", within=120)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def line(self, start: str) -> str:
         (found,) = [line for line in self.out.splitlines() if line.startswith(start)]

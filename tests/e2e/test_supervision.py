@@ -89,7 +89,7 @@ def test_outage_of_database_ends_no_process(platform: Launched, postgres: Postgr
     for name in ("flights", CONSOLE):
         log = platform.home / "logs" / f"{name}.log"
         until(lambda log=log: f"{address} refuses connections" in log.read_text(), f"cause in {log}")
-    assert f"the database at {address} refuses connections" in platform.out
+    assert f"console: the database at {address} refuses connections\n" in platform.out
 
     postgres.start()
     replaced(platform, CONSOLE, before[CONSOLE])

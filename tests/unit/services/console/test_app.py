@@ -318,6 +318,25 @@ async def test_engine_outage_is_reported(console):
         assert (await client.get("/ready")).status_code == 200
 
 
+async def test_database_outage_is_named(console, tmp_path):
+    headers = {"authorization": f"Bearer {await console.add('vera', Role.ADMINISTRATOR)}"}
+    file = console.components.settings.database_file
+    await console.components.database.dispose()
+    file.parent.rename(tmp_path / "moved")
+    cause = f"the database {file} cannot be opened"
+    async with console.client(headers=headers) as client:
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": cause})
+        for path in ("/api/users", "/gateway/Trips/t1/run"):
+            answer = await client.request("GET" if path.startswith("/api") else "POST", path)
+            assert answer.status_code == 503
+            assert answer.json() == {"code": "database_unavailable", "message": f"{cause}; try again later"}
+        page = await client.get("/sagas", cookies={"perdure-console": "a token"})
+        assert page.status_code == 503
+        assert cause in page.text
+    (tmp_path / "moved").rename(file.parent)
+
+
 async def test_internal_error_hides_details(console, monkeypatch):
     token = await console.add("ada@example.com", *Role)
 
