@@ -37,7 +37,7 @@ def environment(home: Path, engine: Path | None) -> dict[str, str]:
     return {**inherited, **ports, **chosen, "PERDURE_LOCAL_DIR": str(home)}
 
 
-def command(*arguments: str, env: Mapping[str, str], within: float = 60) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, env: Mapping[str, str], within: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [PROGRAM, *arguments],

@@ -35,7 +35,7 @@ def one_sentence(text: str) -> str:
     return text
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_second_run_continues_with_stored_data(home, engine):
     env = environment(home, engine.path)
     expensive = order(amount_minor=250_000).model_dump(mode="json")
@@ -118,7 +118,7 @@ def test_second_run_continues_with_stored_data(home, engine):
     assert "BROKEN  inventory: " in broken.stdout
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_stop_remaining_processes_of_killed_run(home, engine):
     env = environment(home, engine.path)
     with Launched(home, env).up() as killed:
@@ -172,13 +172,13 @@ def test_signal_during_installation_ends_npm(home, tmp_path):
         assert processes_of(home) == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_failed_registration_stops_all_processes(home, engine, tmp_path):
     # This engine reaches no service, since its requests go through a missing proxy.
     wrapper = tmp_path / "restate-server"
     wrapper.write_text(f'#!/bin/sh\nRESTATE_HTTP_PROXY=http://127.0.0.1:9 exec {engine.path} "$@"\n')
     wrapper.chmod(0o755)
-    result = command("run", env=environment(home, wrapper), within=100)
+    result = command("run", env=environment(home, wrapper), within=200)
     assert result.returncode == 1, result.stdout
     assert "flights at http://127.0.0.1:" in one_sentence(result.stderr)
     assert "could not be registered" in result.stderr
@@ -186,7 +186,7 @@ def test_failed_registration_stops_all_processes(home, engine, tmp_path):
     assert processes_of(home) == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_failed_service_shows_log_and_stops_platform(home, engine):
     env = {**environment(home, engine.path), "PERDURE_ORCHESTRATOR_APPROVAL_LIMIT_MINOR": "much"}
     result = command("run", env=env)
@@ -198,7 +198,7 @@ def test_failed_service_shows_log_and_stops_platform(home, engine):
     assert processes_of(home) == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_during_start_stops_all_processes(home, engine, number, code):
     with Launched(home, environment(home, engine.path)) as launched:

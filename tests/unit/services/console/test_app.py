@@ -331,7 +331,8 @@ async def test_database_outage_is_named(console, tmp_path):
             answer = await client.request("GET" if path.startswith("/api") else "POST", path)
             assert answer.status_code == 503
             assert answer.json() == {"code": "database_unavailable", "message": f"{cause}; try again later"}
-        page = await client.get("/sagas", cookies={"perdure-console": "a token"})
+        client.cookies.set("perdure-console", "a token")
+        page = await client.get("/sagas")
         assert page.status_code == 503
         assert cause in page.text
     (tmp_path / "moved").rename(file.parent)
