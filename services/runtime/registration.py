@@ -161,7 +161,7 @@ async def _wait_until_reachable(
             async with reported_wait(report, lambda url=url: f"{url}, which {problem}"):  # type: ignore[misc]
                 while (problem := await problem_at(http, url)) is not None:
                     if time.monotonic() > deadline:
-                        raise ProcessError(f"{url} {problem}, for {timeout.total_seconds():g} s: is it running?")
+                        raise ProcessError(f"{url} {problem} (waited {timeout.total_seconds():g} s): is it running?")
                     await asyncio.sleep(_POLL)
 
 

@@ -15,7 +15,7 @@ from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
 from perdure.dev.pidfiles import folder_lock
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine, locate_engine
-from perdure.errors import IngressError
+from perdure.errors import IngressError, PerdureError
 from services.runtime.booking import ORDINARY, book, curl, new_trip_id
 from services.runtime.connections import ingress_client
 from services.runtime.platform import Platform, stop_leftovers
@@ -112,10 +112,11 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
                 f"trip {trip_id} has not ended within {_FIRST_TRIP_LIMIT.total_seconds():g} s: "
                 f"follow it with perdure sagas show {trip_id}, and look for the cause with perdure doctor"
             )
-        except IngressError as error:
+        except PerdureError as error:
             # The stored data or the settings do not allow this trip, or a process is starting again.
-            refused = "the trip was refused" if error.source == "invocation" else f"trip {trip_id} could not be booked"
-            terminal.say(f"{refused}: {error.message}", "bold red")
+            is_refused = isinstance(error, IngressError) and error.source == "invocation"
+            outcome = "the trip was refused" if is_refused else f"trip {trip_id} could not be booked"
+            terminal.say(f"{outcome}: {error}", "bold red")
         else:
             terminal.print_model(confirmation)
 

@@ -112,7 +112,7 @@ async def test_exhausted_pool_is_named(server: Postgres) -> None:
     ("url", "problem"),
     [
         ("postgresql://perdure@127.0.0.1:{port}/missing", "does not contain the database of the URL"),
-        ("postgresql://nobody@127.0.0.1:{port}/trips", "rejects the user or password"),
+        ("postgresql://guest@127.0.0.1:{port}/trips", "rejects the user or password"),
         ("postgresql://perdure@database.invalid:5432/trips", "unknown host name"),
     ],
 )
