@@ -35,7 +35,7 @@ def one_sentence(text: str) -> str:
     return text
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_second_run_continues_with_stored_data(home, engine):
     env = environment(home, engine.path)
     expensive = order(amount_minor=250_000).model_dump(mode="json")
