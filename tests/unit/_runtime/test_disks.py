@@ -5,12 +5,10 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure._runtime.disks import disk_problem, ensure_writable, format_bytes, write_failure
-from perdure.errors import ConfigurationError
+from perdure._runtime.disks import disk_problem, format_bytes, write_failure
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -21,16 +19,6 @@ def test_missing_folder_has_disk_of_its_parent(tmp_path: Path):
     problem = disk_problem(missing, least=sys.maxsize)
     assert problem is not None
     assert re.fullmatch(rf"the disk of {re.escape(str(tmp_path))} has only .* of .* free", problem)
-
-
-def test_read_only_disk_is_named():
-    read_only = Path("/sys/kernel")
-    problem = disk_problem(read_only, least=0)
-    if problem is None:
-        pytest.skip("this system has no read-only file system at /sys")
-    assert problem == f"the disk of {read_only} is read-only"
-    with pytest.raises(ConfigurationError, match="set HOME_DIR to a folder on another disk"):
-        ensure_writable(read_only, "HOME_DIR")
 
 
 @given(st.sampled_from(sorted(errno.errorcode)))

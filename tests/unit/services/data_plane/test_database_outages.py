@@ -41,8 +41,8 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture
 async def database(server: Postgres) -> AsyncIterator[Database]:
-    database = Database(server.url("trips"), wait=timedelta(seconds=1))
-    await database.check()
+    database = Database(server.url("trips"))
+    await asked(database)
     yield database
     await database.dispose()
 
@@ -101,10 +101,10 @@ async def test_silent_server_is_named(server: Postgres, tmp_path: Path) -> None:
 
 
 async def test_exhausted_pool_is_named(server: Postgres) -> None:
-    database = Database(server.url("trips"), wait=timedelta(seconds=0.1), connections=1)
+    database = Database(server.url("trips"), wait=timedelta(seconds=2), connections=1)
     async with database.snapshot():
         with pytest.raises(DatabaseUnavailable, match="all connections of this process are in use"):
-            await database.check()
+            await asked(database)
     await database.dispose()
 
 
