@@ -13,6 +13,7 @@ from services.console.app import create_app
 from services.console.auth.roles import Role, is_permitted
 from services.console.dependencies import role_of_route
 from services.console.settings import ConsoleSettings
+from tests.support import until_sqlite_threads_end
 from tests.unit.services.console.conftest import PASSWORD, settings_of
 
 PUBLIC = None
@@ -336,6 +337,8 @@ async def test_database_outage_is_named(console, tmp_path):
         assert page.status_code == 503
         assert "cannot be opened" in page.text
     (tmp_path / "moved").rename(file.parent)
+    await console.components.database.dispose()
+    await until_sqlite_threads_end()
 
 
 async def test_internal_error_hides_details(console, monkeypatch):

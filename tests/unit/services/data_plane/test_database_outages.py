@@ -26,6 +26,7 @@ from services.data_plane.database import Database
 from services.data_plane.migrations import check_schema, migrate
 from services.database_outages import DatabaseUnavailable, describe_database, naming_outages
 from services.runtime.platform import migrate_database
+from tests.support import until_sqlite_threads_end
 from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 
@@ -154,6 +155,7 @@ async def test_unusable_sqlite_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match=f"^the database {file} cannot be opened$"):
         await asked(database)
     await database.dispose()
+    await until_sqlite_threads_end()
 
 
 @pytest.mark.parametrize(
