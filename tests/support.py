@@ -108,6 +108,14 @@ def _pause(waited: float) -> float:
     return min(_LONGEST_POLL, max(_FIRST_POLL, _POLL_SHARE * waited))
 
 
+async def until_sqlite_threads_end() -> None:
+    """Wait for the threads of failed SQLite connections: aiosqlite does not, and they still use the event loop."""
+    await eventually(
+        lambda: not any("_connection_worker_thread" in thread.name for thread in threading.enumerate()),
+        what="end of aiosqlite's threads",
+    )
+
+
 def lines(log: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
     """Return the lines of a JSON log that contain all given fields."""
     found = [json.loads(line) for line in log.getvalue().splitlines()]

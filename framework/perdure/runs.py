@@ -30,6 +30,7 @@ from perdure.errors import (
     Cancelled,
     ConfigurationError,
     InvalidInput,
+    PerdureError,
     RunExhausted,
     TerminalError,
     reportable,
@@ -127,7 +128,8 @@ class _AttemptFailedError(Exception):
     """
 
     def __init__(self, cause: Exception) -> None:
-        super().__init__(f"{_ATTEMPT_FAILED}{text_of(cause, repr)}")
+        # Perdure's own errors are sentences. The message of another error often makes no sense without its type.
+        super().__init__(f"{_ATTEMPT_FAILED}{text_of(cause, str if isinstance(cause, PerdureError) else repr)}")
 
     def __repr__(self) -> str:
         return str(self)

@@ -49,11 +49,13 @@ from services.console.settings import ConsoleSettings
 from services.console.signing import Signer, load_key
 from services.console.stream_limits import StreamLimits
 from services.console.users import routes as users
+from services.database_outages import DatabaseUnavailable
 from services.gateway.app import Gateway
 from services.gateway.paths import PREFIX as GATEWAY_PREFIX
 
 log = get_logger("services.console")
 
+_DATABASE_UNAVAILABLE: Final = "database_unavailable"
 _STATIC: Final = Path(__file__).parent / "static"
 _FEATURES: Final = (account, health, sagas, approvals, dead_letters, invocations, services, schedules, users, api_keys)
 
@@ -150,8 +152,10 @@ def _add_probes(app: FastAPI) -> None:
         """Report readiness: whether the database responds. Without the engine, pages report the outage."""
         try:
             await request.app.state.components.database.check()
+        except DatabaseUnavailable as error:
+            return JSONResponse({"status": str(error)}, status_code=503)
         except SQLAlchemyError:
-            return JSONResponse({"status": "the console's database is unavailable"}, status_code=503)
+            return JSONResponse({"status": "the console's database lacks its tables"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
 
@@ -175,6 +179,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(DatabaseUnavailable)
+    async def on_outage(request: Request, error: DatabaseUnavailable) -> Response:
+        log.warning("console.database_unavailable", path=request.url.path, reason=str(error))
+        return await _error_response(request, ConsoleError(503, _DATABASE_UNAVAILABLE, f"{error}; try again later"))
+
     @app.exception_handler(Exception)
     async def on_exception(request: Request, error: Exception) -> Response:
         log.error("console.internal_error", path=request.url.path, exc_info=error)
@@ -186,7 +195,7 @@ async def _error_response(request: Request, error: ConsoleError) -> Response:
     """Return an error as JSON for the API, as a fragment for htmx, or as a page."""
     headers = dict(error.headers)
     path = request.url.path
-    if path.startswith("/api/") or path == "/api":
+    if path.startswith(("/api/", GATEWAY_PREFIX)) or path == "/api":
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
         return JSONResponse(error.problem.model_dump(exclude_none=True), status_code=error.status, headers=headers)
@@ -203,7 +212,8 @@ async def _error_response(request: Request, error: ConsoleError) -> Response:
         return RedirectResponse(f"/signin?to={to}" if to and requested != "/" else "/signin", status_code=303)
     components: Components = request.app.state.components
     session = None
-    if error.status != 500:  # the lookup of the session itself may have failed
+    # The lookup of the session itself may have failed.
+    if error.status != 500 and error.problem.code != _DATABASE_UNAVAILABLE:
         token = request.cookies.get(session_cookie_name(components.settings))
         session = await components.sessions.find(token) if token else None
     response = await page(

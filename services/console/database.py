@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from perdure.errors import ConfigurationError
 from services.console.tables import create_tables
+from services.database_outages import describe_database, naming_outages, one_line
 from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-_LOCK_TIMEOUT = timedelta(seconds=5)
+_WAIT = 5.0  # seconds for a lock or a connection
 _URL_HINT = "use sqlite:///path/to/file.db or postgresql://user:password@host/name"
 
 
@@ -35,7 +36,14 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._writers = asyncio.Semaphore(1 if self._is_sqlite else 8)
         options: dict[str, Any] = (
-            {"connect_args": {"timeout": _LOCK_TIMEOUT.total_seconds()}} if self._is_sqlite else {"pool_pre_ping": True}
+            {"connect_args": {"timeout": _WAIT}}
+            if self._is_sqlite
+            else {
+                "pool_timeout": _WAIT,
+                "pool_pre_ping": True,
+                # Without limits, a request would wait for a server that does not answer.
+                "connect_args": {"timeout": _WAIT, "command_timeout": 3 * _WAIT},
+            }
         )
         self._engine = create_async_engine(self._url, **options)
         if self._is_sqlite:
@@ -45,35 +53,51 @@ class Database:
         """Create the tables if there are none.
 
         Raises:
-            ConfigurationError: The database is unavailable, read-only, or has another schema version.
+            DatabaseUnavailable: The database does not work at the moment.
+            ConfigurationError: The database rejects the tables, or has another schema version.
         """
         if self._is_sqlite:
-            await make_file(Path(self._url.database or ""), wait=_LOCK_TIMEOUT)
+            await make_file(Path(self._url.database or ""), wait=timedelta(seconds=_WAIT))
         try:
             async with self.transaction() as connection:
                 await connection.run_sync(create_tables)
-        except (OSError, SQLAlchemyError) as error:
-            shown = self._url.render_as_string(hide_password=True)
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise ConfigurationError(f"cannot use the console's database at {shown}: {reason}") from error
+        except SQLAlchemyError as error:
+            raise ConfigurationError(
+                f"{describe_database(self._url)} cannot be used for the console: {one_line(error)}"
+            ) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction: committed at the end of the block, rolled back if the block raises."""
-        async with self._writers, self._engine.begin() as connection:
+        """Open a transaction: committed at the end of the block, rolled back if the block raises.
+
+        Raises:
+            DatabaseUnavailable: The database does not work at the moment.
+        """
+        async with self._writers, self._connected() as connection, connection.begin():
             yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection for reading."""
-        async with self._engine.connect() as connection:
+        """Open a connection for reading.
+
+        Raises:
+            DatabaseUnavailable: The database does not work at the moment.
+        """
+        async with self._connected() as connection:
             await connection.execution_options(**{READ_ONLY: True})
             yield connection
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        with naming_outages(self._url):
+            async with self._engine.connect() as connection:
+                yield connection
 
     async def check(self) -> None:
         """Run a query, for readiness.
 
         Raises:
+            DatabaseUnavailable: The database does not work at the moment.
             sqlalchemy.exc.SQLAlchemyError: The query failed.
         """
         async with self.reading() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -10,13 +11,14 @@ from datetime import timedelta
 import uvicorn
 
 from perdure._runtime.plain_text import escape_invisible
-from perdure.errors import ConfigurationError
+from perdure.errors import PerdureError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.private_files import set_private_umask
 from perdure.serving.watchdog import DEFAULT_HANG_LIMIT, Watchdog, effective_limit
 from services.console.app import create_app
+from services.console.database import Database
 from services.console.http_framing import UnambiguousHttp
 from services.console.settings import ConsoleSettings
 
@@ -41,10 +43,12 @@ def main() -> int:
 
     Raises:
         ConfigurationError: A setting is invalid.
+        DatabaseUnavailable: The database does not work at the moment.
     """
     settings = ConsoleSettings.read()
     configure_logging()
     watch_levels()
+    asyncio.run(_prepare(settings))  # uvicorn would report an outage as a traceback
     app = create_app(settings)
     if configure_tracing("console"):
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415 - for traces only
@@ -71,9 +75,17 @@ def main() -> int:
     return 0 if server.started else 1
 
 
+async def _prepare(settings: ConsoleSettings) -> None:
+    database = Database(settings.database)
+    try:
+        await database.prepare()
+    finally:
+        await database.dispose()
+
+
 if __name__ == "__main__":
     set_private_umask()
     try:
         sys.exit(main())
-    except ConfigurationError as error:
+    except PerdureError as error:
         sys.exit(f"console: {escape_invisible(str(error))}")

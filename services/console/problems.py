@@ -56,7 +56,7 @@ _DESCRIPTIONS: Final = {
     422: "Invalid field",
     429: "Too many requests",
     502: "A service failed",
-    503: "The engine is unavailable, the service is not deployed, or too many sign-ins are waiting",
+    503: "The engine or the database is unavailable, the service is not deployed, or too many sign-ins are waiting",
     504: "Timeout; an action may still be performed",
 }
 

@@ -20,6 +20,7 @@ from services.console.auth.users import Users
 from services.console.engine import EngineClient
 from services.console.problems import ConsoleError
 from services.console.signing import Signer
+from services.database_outages import DatabaseUnavailable
 
 log = get_logger("services.console")
 
@@ -78,11 +79,11 @@ class RightsPublisher:
                 if failing:
                     log.info("console.rights_published")
                 failing = False
-            except ConsoleError as error:
+            except (ConsoleError, DatabaseUnavailable) as error:
                 if not failing:
                     log.warning(
                         "console.rights_not_published",
-                        error=error.message,
+                        error=str(error),
                         consequence="links and delegations of users with withdrawn rights still work",
                     )
                 failing = True

@@ -1,7 +1,7 @@
 """Database of the data plane: a SQLite file that several processes share, or PostgreSQL.
 
-Changes run in `Database.transaction`, reads of several rows in `Database.snapshot`. Transient failures (a lock, a lost
-connection, a serialization failure, an exhausted pool) are raised as the driver's exceptions, and the engine retries.
+Changes run in `Database.transaction`, reads of several rows in `Database.snapshot`. The engine retries transient
+failures: an outage is raised as `DatabaseUnavailable`, a lock or serialization failure as the driver's exception.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import is_tracing
+from services.database_outages import naming_outages
 from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_CHECK_TIMEOUT = 1.5
 
 
 class Base(DeclarativeBase):
@@ -143,32 +145,45 @@ class Database:
         """Open a transaction for writing. It commits at the end of the block, and rolls back if the block raises.
 
         PostgreSQL uses READ COMMITTED, because the loser of a race in the idempotency table reads the winner's row.
+
+        Raises:
+            DatabaseUnavailable: The database does not work at the moment.
         """
-        async with self._writers, self._engine.begin() as connection:
+        async with self._writers, self._connected() as connection, connection.begin():
             yield connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """Open a read-only transaction on one snapshot; it blocks no writer."""
-        async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._engine.connect())
-            options: dict[str, Any] = (
-                {READ_ONLY: True}
-                if self.is_sqlite
-                else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-            )
+        """Open a read-only transaction on one snapshot; it blocks no writer.
+
+        Raises:
+            DatabaseUnavailable: The database does not work at the moment.
+        """
+        options: dict[str, Any] = (
+            {READ_ONLY: True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        )
+        async with self._connected() as connection:
             await connection.execution_options(**options)
-            await stack.enter_async_context(connection.begin())
-            yield connection
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        with naming_outages(self.url):
+            async with self._engine.connect() as connection:
+                yield connection
 
     async def check(self) -> None:
         """Check that the database answers and has a schema, for readiness.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: The database does not answer, or has no schema.
+            DatabaseUnavailable: The database does not answer.
+            sqlalchemy.exc.SQLAlchemyError: It has no schema.
         """
-        async with self.snapshot() as connection:
-            await connection.execute(text("SELECT version_num FROM alembic_version"))
+        # Readiness allows two seconds, and would not name the database.
+        with naming_outages(self.url):
+            async with asyncio.timeout(_CHECK_TIMEOUT), self.snapshot() as connection:
+                await connection.execute(text("SELECT version_num FROM alembic_version"))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -35,7 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and "
     "PERDURE_<NAME>_PORT for ingress, admin, node, console, orchestrator, saga, approvals, flights, hotels, payments "
-    "and notifications. RESTATE_SERVER_BIN names the engine's binary.",
+    "and notifications. PERDURE_SILENCE_LIMIT (default PT30S) is how long a process may not answer before it is "
+    "restarted. RESTATE_SERVER_BIN names the engine's binary.",
 )
 
 app.add_typer(console_app, name="console")
@@ -117,7 +118,7 @@ def migrate() -> None:
     from services.runtime.platform import migrate_database
 
     def run_migration() -> int:
-        asyncio.run(migrate_database(PlatformSettings.read().database))
+        asyncio.run(migrate_database(PlatformSettings.read().database, report=error_console.print_lines))
         console.say("the database is up to date")
         return 0
 
@@ -162,7 +163,14 @@ def register(
 
     def run_registration() -> int:
         done = asyncio.run(
-            register_all(PlatformSettings.read(), admin_url, at or [], timeout=timedelta(seconds=wait), beside=beside)
+            register_all(
+                PlatformSettings.read(),
+                admin_url,
+                at or [],
+                timeout=timedelta(seconds=wait),
+                report=error_console.print_lines,
+                beside=beside,
+            )
         )
         for each in done:
             console.say(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")

@@ -60,7 +60,15 @@ async def admin_client(url: str) -> AsyncIterator[AdminClient]:
 
 async def answers(http: httpx.AsyncClient, url: str) -> bool:
     """Return whether a GET request succeeds within 2 seconds."""
+    return await problem_at(http, url) is None
+
+
+async def problem_at(http: httpx.AsyncClient, url: str) -> str | None:
+    """Return why a GET request does not succeed within 2 seconds, for example "does not answer"; None if it does."""
     try:
-        return (await http.get(url, timeout=2.0)).is_success
+        response = await http.get(url, timeout=2.0)
+    except httpx.ConnectError as error:
+        return f"does not answer: {error}"
     except httpx.TransportError:
-        return False
+        return "does not answer"
+    return None if response.is_success else f"answers {response.status_code}: {' '.join(response.text[:300].split())}"

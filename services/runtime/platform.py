@@ -5,26 +5,38 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from perdure._runtime.disks import disk_problem
 from perdure.dev.engine import ManagedEngine
 from perdure.dev.log_rotation import rotate_regularly
 from perdure.dev.pidfiles import leftovers, stop
-from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess
-from perdure.dev.supervisor import Supervisor
+from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess, ProcessError
+from perdure.dev.supervisor import SILENCE_LIMIT, Supervisor
+from perdure.dev.waits import reported_wait
 from perdure.engine import LocatedEngine
+from perdure.engine.proxy.app import HEALTH_PATH
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import engine_tracing
 from perdure.security.codec import JournalCodec, codec_from_environment
 from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
+from services.database_outages import DatabaseUnavailable, describe_database, one_line
 from services.runtime.connections import admin_client, answers, local_http
 from services.runtime.registration import Registration, register
 from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES, ServiceSpec, Topology
 from services.runtime.trusted_keys import make_trusted_keys
+
+_DATABASE_WAIT: Final = timedelta(seconds=30)
+_REGISTRATION_RETRY: Final = timedelta(seconds=10)
+_POLL: Final = 0.2
 
 
 class Platform(Supervisor):
@@ -36,6 +48,7 @@ class Platform(Supervisor):
         report: Receives one line per event.
         environment: Environment that the services inherit; that of this process by default.
         console: Whether to run the console.
+        silence_limit: How long a process may not answer before it is restarted, see `supervise`.
 
     Raises:
         ConfigurationError: A key cannot be read or created.
@@ -49,6 +62,7 @@ class Platform(Supervisor):
         report: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
         console: bool = False,
+        silence_limit: timedelta = SILENCE_LIMIT,
     ) -> None:
         self.topology = topology
         self.environment = os.environ if environment is None else environment
@@ -71,7 +85,7 @@ class Platform(Supervisor):
             proxy,
             {ENGINE: engine},
         ]
-        super().__init__(tiers, report=report)
+        super().__init__(tiers, report=report, silence_limit=silence_limit)
 
     @property
     def codec(self) -> JournalCodec | None:
@@ -88,11 +102,21 @@ class Platform(Supervisor):
         Raises:
             PerdureError: A process cannot be started; the message may include the end of its log.
         """
-        await migrate_database(self.topology.database_url)
+        await migrate_database(self.topology.database_url, report=self._report)
         await super().start()
         self._rotation = asyncio.create_task(rotate_regularly(self.topology.log_dir), name="log rotation")
-        async with admin_client(self.topology.admin_url) as admin:
-            await register(admin, [Registration(spec, self.topology.service_url(spec.name)) for spec in SERVICES])
+        registrations = [Registration(spec, self.topology.service_url(spec.name)) for spec in SERVICES]
+        async with (
+            reported_wait(self._report, lambda: "the registration of the services with the engine"),
+            admin_client(self.topology.admin_url) as admin,
+        ):
+            try:
+                await register(admin, registrations, retry=_REGISTRATION_RETRY)
+            except ProcessError as error:
+                # The engine answers on a full disk, but it accepts no registration.
+                if problem := disk_problem(self.topology.home):
+                    raise ProcessError(f"{error}; {problem}") from error
+                raise
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop all processes: callers before callees, and the engine last. See `Supervisor.stop`."""
@@ -104,7 +128,8 @@ class Platform(Supervisor):
             await self._http.aclose()
 
     def _child(self, spec: ServiceSpec) -> ChildProcess:
-        url = f"{self.topology.service_url(spec.name)}/ready"
+        # Not /ready: a database that is down or a backlog of calls is no reason to start the process again.
+        url = f"{self.topology.service_url(spec.name)}/health"
 
         def environment() -> dict[str, str]:
             keys = make_trusted_keys(self.topology, self.environment)
@@ -125,7 +150,7 @@ class Platform(Supervisor):
         return ChildProcess(
             CONSOLE,
             [sys.executable, "-P", "-m", "services.console.main"],
-            ready=lambda: answers(self._http, f"{self.topology.console_url}/ready"),
+            ready=lambda: answers(self._http, f"{self.topology.console_url}/health"),
             environment=lambda: {
                 **self.environment,
                 **self.topology.console_environment(),
@@ -137,7 +162,7 @@ class Platform(Supervisor):
 
     def _proxy(self) -> ChildProcess:
         topology = self.topology
-        probes = (f"{topology.ingress_url}/restate/health", f"{topology.admin_url}/health")
+        probes = [f"{url}{HEALTH_PATH.decode()}" for url in (topology.ingress_url, topology.admin_url)]
 
         async def ready() -> bool:
             return all([await answers(self._http, probe) for probe in probes])
@@ -152,21 +177,32 @@ class Platform(Supervisor):
         )
 
 
-async def migrate_database(url: str) -> None:
+async def migrate_database(url: str, *, report: Callable[[str], None], wait: timedelta = _DATABASE_WAIT) -> None:
     """Migrate a database to the newest schema and insert missing seed data.
 
     Args:
         url: See `services.data_plane.database.database_url`.
+        report: Receives a line if the database is not available at once.
+        wait: How long to wait for a database that does not answer, since machines start both at the same time.
 
     Raises:
-        ConfigurationError: The URL is invalid, or the database cannot be reached or migrated.
+        ConfigurationError: The URL is invalid, or the database is unavailable or cannot be migrated.
     """
-    shown = database_url(url).render_as_string(hide_password=True)
-    try:
-        await migrate(url)
-    except (OSError, SQLAlchemyError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise ConfigurationError(f"the database at {shown} cannot be migrated: {reason}") from error
+    deadline = time.monotonic() + wait.total_seconds()
+    problem = f"the migration of {describe_database(database_url(url))}"
+    async with reported_wait(report, lambda: problem):
+        while True:
+            try:
+                return await migrate(url)
+            except DatabaseUnavailable as error:
+                if not error.may_recover or time.monotonic() > deadline:
+                    raise ConfigurationError(f"{error}: it cannot be migrated") from error
+                problem = f"the database: {error}"
+            except SQLAlchemyError as error:
+                raise ConfigurationError(
+                    f"{describe_database(database_url(url))} cannot be migrated: {one_line(error)}"
+                ) from error
+            await asyncio.sleep(_POLL)
 
 
 def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
@@ -184,7 +220,9 @@ def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
         return
     names = ", ".join(f"{name} (process {process.pid})" for name, process in found.items())
     report(f"stopping the remaining processes of an earlier run: {names}")
-    # Stop the engine last.
-    for name in sorted(found, key=lambda name: name == ENGINE):
-        stop(found[name], STOP_TIMEOUT)
+    engine = found.pop(ENGINE, None)
+    with ThreadPoolExecutor() as threads:  # one that hangs takes the whole time limit
+        list(threads.map(lambda process: stop(process, STOP_TIMEOUT), found.values()))
+    if engine is not None:
+        stop(engine, STOP_TIMEOUT)
     leftovers(run_dir)  # removes the files

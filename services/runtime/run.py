@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
+from perdure._runtime.disks import ensure_writable
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS
 from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
 from perdure.dev.pidfiles import folder_lock
@@ -19,6 +22,8 @@ from services.runtime.platform import Platform, stop_leftovers
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import CONSOLE, SERVICES, Topology
 from services.runtime.trusted_keys import describe_trusted_keys
+
+_FIRST_TRIP_LIMIT: Final = timedelta(minutes=1)
 
 
 def run(settings: PlatformSettings, terminal: Terminal) -> int:
@@ -35,6 +40,7 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
         PerdureError: The platform cannot run. No process is left running.
     """
     topology = Topology.from_settings(settings)
+    ensure_writable(topology.home, "PERDURE_LOCAL_DIR")
     describe_trusted_keys(os.environ)  # reports invalid settings before anything starts
     with folder_lock(topology.run_dir, "perdure-platform run"):
         try:
@@ -44,7 +50,7 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
                 engine = find_engine(topology.engine_dir, terminal)
         except Interrupted as interrupt:
             return interrupt.exit_code
-        return asyncio.run(_run(topology, engine, terminal))
+        return asyncio.run(_run(topology, engine, terminal, settings.silence_limit))
 
 
 def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
@@ -65,8 +71,8 @@ def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
     return engine
 
 
-async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, report=terminal.say, console=True)
+async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal, silence_limit: timedelta) -> int:
+    platform = Platform(topology, engine, report=terminal.say, console=True, silence_limit=silence_limit)
     interrupts = Interrupts()
     with interrupts.listening():
         code: int | None = None
@@ -74,10 +80,9 @@ async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) ->
             what = f"the engine, {len(SERVICES)} services and the console"
             terminal.say(f"starting {what}; logs are in {topology.log_dir}")
             await interrupts.run_until_stopped(platform.start())
-            await interrupts.run_until_stopped(_book_first_trip(platform, terminal))
             _print_addresses(topology, platform, terminal)
             code = 0
-            await interrupts.run_until_stopped(platform.supervise())
+            await interrupts.run_until_stopped(_stay_up(platform, terminal))
         except Interrupted as interrupt:
             code = interrupt.exit_code if code is None else code
         finally:
@@ -87,18 +92,31 @@ async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) ->
     return code
 
 
+async def _stay_up(platform: Platform, terminal: Terminal) -> None:
+    """Supervise the platform, and book a first trip meanwhile, which may wait behind the stored work."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(platform.supervise())
+        group.create_task(_book_first_trip(platform, terminal))
+
+
 async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
     trip_id = new_trip_id()
     terminal.say(f"booking trip {trip_id}")
     async with ingress_client(platform.topology.ingress_url, platform.codec) as ingress:
         try:
-            with terminal.progress() as show:
-                confirmation = await book(ingress, trip_id, ORDINARY, show)
-        except IngressError as error:
-            if error.source != "invocation":
-                raise PerdureError(f"trip {trip_id} could not be booked: {error.message}") from error
-            # The platform works. The stored data or the settings do not allow this trip.
-            terminal.say(f"the trip was refused: {error.message}", "bold red")
+            async with asyncio.timeout(_FIRST_TRIP_LIMIT.total_seconds()):
+                with terminal.progress() as show:
+                    confirmation = await book(ingress, trip_id, ORDINARY, show)
+        except TimeoutError:
+            terminal.say(
+                f"trip {trip_id} has not ended within {_FIRST_TRIP_LIMIT.total_seconds():g} s: "
+                f"follow it with perdure sagas show {trip_id}, and look for the cause with perdure doctor"
+            )
+        except PerdureError as error:
+            # The stored data or the settings do not allow this trip, or a process is starting again.
+            is_refused = isinstance(error, IngressError) and error.source == "invocation"
+            outcome = "the trip was refused" if is_refused else f"trip {trip_id} could not be booked"
+            terminal.say(f"{outcome}: {error}", "bold red")
         else:
             terminal.print_model(confirmation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Self, TypeAlias
 
@@ -48,6 +49,7 @@ class PlatformSettings(SettingsWithSecretFiles):
         admin_port: The engine's admin API and UI.
         node_port: The engine's port for other nodes and metrics.
         console_port: The console. The services' ports are in `services.runtime.topology.SERVICES`.
+        silence_limit: How long a process may not answer before it is restarted.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True)
@@ -61,6 +63,8 @@ class PlatformSettings(SettingsWithSecretFiles):
     node_port: Port = 5122
 
     console_port: Port = 8088
+
+    silence_limit: timedelta = Field(default=timedelta(seconds=30), gt=timedelta(0))
 
     @classmethod
     def read(cls) -> Self:

@@ -37,7 +37,7 @@ def environment(home: Path, engine: Path | None) -> dict[str, str]:
     return {**inherited, **ports, **chosen, "PERDURE_LOCAL_DIR": str(home)}
 
 
-def command(*arguments: str, env: Mapping[str, str], within: float = 60) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, env: Mapping[str, str], within: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [PROGRAM, *arguments],
@@ -121,13 +121,20 @@ class Launched:
         return self
 
     def up(self) -> Launched:
-        return self.until(lambda: UP in self.out, "platform")
+        """Wait until the platform is up. If that fails, end all its processes, since no block is entered yet."""
+        try:
+            return self.until(lambda: UP in self.out, "platform", within=120)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def line(self, start: str) -> str:
         (found,) = [line for line in self.out.splitlines() if line.startswith(start)]
         return found
 
     def confirmation(self) -> dict[str, Any]:
+        """Return the confirmation of the first trip, which may end after the platform is up."""
+        self.until(lambda: "\n}" in self.out, "first trip")
         document = self.out[self.out.index("{\n") : self.out.index("\n}") + 2]
         return dict(json.loads(document))
 

@@ -219,6 +219,12 @@ async def test_report_unreachable_engine_as_not_sent(guarded):
     assert silent.value.status_code == 0
 
 
+async def test_health_of_proxy_needs_no_engine(guarded):
+    await guarded.engine.kill()
+    for url in (guarded.ingress, guarded.admin):
+        assert (await guarded.http.get(f"{url}/-/healthy")).status_code == 200
+
+
 async def test_report_killed_engine_as_unknown_outcome(guarded):
     before = len(waiting)
     call = asyncio.create_task(guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=None))

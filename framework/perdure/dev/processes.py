@@ -13,12 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from perdure._runtime.disks import disk_problem, write_failure
 from perdure.dev.pidfiles import PidFile
 from perdure.errors import PerdureError
 from perdure.security.private_files import PRIVATE_UMASK, open_private
 
 STOP_TIMEOUT: Final = timedelta(seconds=15)
 """How long a process may take to exit after SIGTERM."""
+
+START_TIMEOUT: Final = timedelta(seconds=60)
+"""How long a process may take until it answers. A loaded machine needs a multiple of the usual second."""
 
 _KILL_TIMEOUT: Final = timedelta(seconds=10)
 _POLL: Final = 0.05
@@ -65,6 +69,10 @@ class ManagedProcess(ABC):
     def exit_reason(self) -> str | None:
         """Describe how the process ended by itself; None if it runs or was stopped here."""
 
+    async def answers(self) -> bool:
+        """Return whether the process answers. A supervised process that does not answer for long is restarted."""
+        return True
+
 
 class ChildProcess(ManagedProcess):
     """A child process with a log file and a pid file.
@@ -74,7 +82,7 @@ class ChildProcess(ManagedProcess):
     Args:
         name: Name of the process in messages.
         command: Program and arguments.
-        ready: Returns True once the process is ready; polled at start.
+        ready: Returns True while the process answers; polled at start, and while the process is supervised.
         environment: Returns the complete environment; called at each start.
         log_file: Receives the output.
         pid_file: Holds the process id while the process runs.
@@ -91,7 +99,7 @@ class ChildProcess(ManagedProcess):
         environment: Callable[[], Mapping[str, str]],
         log_file: Path,
         pid_file: Path,
-        ready_timeout: timedelta = timedelta(seconds=30),
+        ready_timeout: timedelta = START_TIMEOUT,
         stop_timeout: timedelta = STOP_TIMEOUT,
     ) -> None:
         self.name = name
@@ -121,6 +129,12 @@ class ChildProcess(ManagedProcess):
             raise ProcessError(f"{self.name} already runs as process {self.pid}")
         try:
             await self._until_ready(self._spawn())
+        except OSError as error:
+            await self.kill()
+            place = error.filename or self.log_file.parent
+            raise ProcessError(
+                f"{self.name} cannot be started: {place}: {write_failure(error, self.log_file.parent)}"
+            ) from error
         except BaseException:
             await self.kill()
             raise
@@ -161,13 +175,21 @@ class ChildProcess(ManagedProcess):
             return None
         return f"process {self._process.pid} {describe_exit(code)}"
 
+    async def answers(self) -> bool:
+        """Return whether the process answers."""
+        return await self._ready()
+
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines of the log since the last start.
 
         Args:
             lines: Maximum number of lines.
         """
-        with self.log_file.open("rb") as log:
+        try:
+            log = self.log_file.open("rb")
+        except FileNotFoundError:  # deleted by a user
+            return ""
+        with log:
             end = log.seek(0, os.SEEK_END)
             start = self._log_start if self._log_start <= end else 0  # the log may have been rotated
             log.seek(max(start, end - _TAIL_BYTES))
@@ -204,8 +226,10 @@ class ChildProcess(ManagedProcess):
             await asyncio.sleep(_POLL)
 
     def _log_excerpt(self) -> str:
+        problem = disk_problem(self.log_file)
+        disk = f"; {problem}" if problem else ""
         tail = self.log_tail()
-        return f"; the end of {self.log_file}:\n{tail}" if tail else f"; {self.log_file} is empty"
+        return f"{disk}; the end of {self.log_file}:\n{tail}" if tail else f"{disk}; {self.log_file} is empty"
 
     def _remove(self) -> None:
         self._process = None

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess, ProcessError
+from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess
+from perdure.dev.waits import reported_wait
+from perdure.errors import PerdureError
 
-_POLL: Final = 0.2
-_MAX_RESTARTS: Final = 5
-_RESTART_WINDOW: Final = timedelta(minutes=1)
+SILENCE_LIMIT: Final = timedelta(seconds=30)
+"""How long a process may not answer before it is restarted."""
+
+# All in seconds.
+_POLL: Final = 0.05
+_FIRST_DELAY: Final = 0.25
+_MAX_DELAY: Final = 5.0
+_STABLE_AFTER: Final = 5.0
+_PROBE_INTERVAL: Final = 2.0
+_PROBE_TIMEOUT: Final = 5.0
+_END_TIMEOUT: Final = 5.0
 
 
 class Supervisor:
@@ -22,12 +31,20 @@ class Supervisor:
     Args:
         tiers: The processes by name, in the order of stopping: a tier stops before the next one.
         report: Receives one line per event.
+        silence_limit: How long a process may not answer before it is ended with SIGTERM, then SIGKILL, and restarted.
     """
 
-    def __init__(self, tiers: Sequence[Mapping[str, ManagedProcess]], *, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tiers: Sequence[Mapping[str, ManagedProcess]],
+        *,
+        report: Callable[[str], None],
+        silence_limit: timedelta = SILENCE_LIMIT,
+    ) -> None:
         self._tiers = tiers
         self._processes = {name: process for tier in tiers for name, process in tier.items()}
         self._report = report
+        self._silence_limit = silence_limit.total_seconds()
 
     async def start(self) -> None:
         """Start all processes and wait until they are ready. Call `stop` if this fails or is cancelled.
@@ -35,7 +52,14 @@ class Supervisor:
         Raises:
             PerdureError: A process cannot be started.
         """
-        await run_together(process.start() for process in self._processes.values())
+        waiting = set(self._processes)
+
+        async def start(name: str, process: ManagedProcess) -> None:
+            await process.start()
+            waiting.discard(name)
+
+        async with reported_wait(self._report, lambda: f"{', '.join(sorted(waiting))} to answer"):
+            await run_together(start(name, process) for name, process in self._processes.items())
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stop all processes, tier by tier.
@@ -78,25 +102,106 @@ class Supervisor:
         """
         await self._processes[name].start()
 
-    async def supervise(self) -> None:
-        """Restart processes that end by themselves, until cancelled.
+    async def supervise(self) -> NoReturn:
+        """Restart processes that end by themselves or do not answer for too long, until cancelled.
 
-        Raises:
-            PerdureError: A process cannot be started again, or keeps ending.
+        Each process is supervised by itself: one that cannot start is tried again without end, and the others run on.
         """
-        restarts: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_MAX_RESTARTS))
-        while True:
+        async with asyncio.TaskGroup() as group:
             for name, process in self._processes.items():
-                if (reason := process.exit_reason()) is None:
-                    continue
-                times, now = restarts[name], time.monotonic()
-                if len(times) == _MAX_RESTARTS and now - times[0] < _RESTART_WINDOW.total_seconds():
-                    raise ProcessError(f"{name} keeps ending: {reason}, after {_MAX_RESTARTS} restarts in a minute")
-                times.append(now)
-                self._report(f"{name}: {reason}; restarting it")
-                await process.start()
-                self._report(f"{name} runs again as process {process.pid}")
-            await asyncio.sleep(_POLL)
+                group.create_task(self._keep_running(name, process))
+        raise AssertionError("supervision ended")  # its tasks run until cancelled
+
+    async def _keep_running(self, name: str, process: ManagedProcess) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            reason = await self._until_failed(process)
+            failures = 0 if time.monotonic() - began > _STABLE_AFTER else failures + 1
+            self._report(f"{name}: {reason}; restarting it")
+            failures = await self._start_again(name, process, failures)
+            self._report(f"{name} runs again as process {process.pid}")
+
+    async def _start_again(self, name: str, process: ManagedProcess, failures: int) -> int:
+        """Start a process until that succeeds, and return the number of successive failures."""
+        reported = ""
+        while True:
+            await asyncio.sleep(restart_delay(failures))
+            try:
+                async with reported_wait(self._report, lambda: f"{name} to answer"):
+                    await process.start()
+            except (PerdureError, OSError) as error:
+                failures += 1
+                cause = str(error).partition("\n")[0]
+                if cause != reported:  # the end of the log differs at each attempt
+                    self._report(f"{name} does not start, trying again every {_MAX_DELAY:g} s: {error}")
+                    reported = cause
+            else:
+                return failures
+
+    async def _until_failed(self, process: ManagedProcess) -> str:
+        """Wait until a process has ended by itself, or end it after it has not answered for too long."""
+        ended = asyncio.create_task(_until_ended(process))
+        silent = asyncio.create_task(self._until_silent(process))
+        try:
+            await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (ended, silent):
+                task.cancel()
+            await asyncio.wait({ended, silent})
+        if not ended.cancelled():
+            return ended.result()
+        silent.result()  # raises the error of a failed probe
+        return f"process {process.pid} did not answer for {self._silence_limit:g} s and {await self._end(process)}"
+
+    async def _until_silent(self, process: ManagedProcess) -> None:
+        """Wait until a process has not answered for the limit.
+
+        Only observed time counts: a supervisor that was itself stopped for a while must not end good processes.
+        """
+        pause = min(_PROBE_INTERVAL, self._silence_limit / 4)
+        silence = 0.0
+        while silence < self._silence_limit:
+            began = time.monotonic()
+            answers = process.pid is None or await _answers(process)  # a process that was stopped here is not silent
+            await asyncio.sleep(pause)
+            silence = 0.0 if answers else silence + min(time.monotonic() - began, _PROBE_TIMEOUT + pause)
+
+    @staticmethod
+    async def _end(process: ManagedProcess) -> str:
+        """Stop a process that does not answer, and describe how."""
+        hurry = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(_END_TIMEOUT, hurry.set)
+        try:
+            return f"was ended by {'SIGTERM' if await process.stop(hurry) else 'SIGKILL'}"
+        except PerdureError as error:  # it is in the kernel; `start` refuses until it has ended
+            return str(error)
+        finally:
+            timer.cancel()
+
+
+def restart_delay(failures: int) -> float:
+    """Return the seconds before the next start of a process, after a number of successive failures.
+
+    Args:
+        failures: Failed starts, and ends shortly after a start.
+    """
+    return 0.0 if failures == 0 else min(_MAX_DELAY, _FIRST_DELAY * 2 ** min(failures - 1, 16))
+
+
+async def _until_ended(process: ManagedProcess) -> str:
+    while True:
+        if (reason := process.exit_reason()) is not None:
+            return reason
+        await asyncio.sleep(_POLL)
+
+
+async def _answers(process: ManagedProcess) -> bool:
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT):
+            return await process.answers()
+    except (TimeoutError, PerdureError):
+        return False
 
 
 async def run_together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -16,6 +16,7 @@ from typing import Self
 
 import httpx
 
+from perdure._runtime.disks import disk_problem, write_failure
 from perdure._runtime.http import http_client, tls_context
 from perdure._runtime.ports import connectable, ensure_free
 from perdure.engine.config import LOOPBACK, EngineConfig
@@ -45,6 +46,7 @@ class EngineProcess:
         self.config = config
         self._on_spawn = on_spawn
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -55,6 +57,11 @@ class EngineProcess:
     def running(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of a process that ended by itself, negative for a signal; None if it runs or was stopped here."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def ingress_url(self) -> str:
@@ -117,25 +124,44 @@ class EngineProcess:
         """Stop with the default timeout."""
         await self.stop()
 
+    async def answers(self) -> bool:
+        """Return whether the ingress and the admin API answer."""
+        for url, path in self._probes():
+            async with self._probe(path) as http:
+                if not await _healthy(http, url):
+                    return False
+        return True
+
+    def _log_excerpt(self) -> str:
+        """Return the end of an error message: a problem of the disk, and the end of the log."""
+        problem = disk_problem(self.config.data_dir)
+        return f"{f'; {problem}' if problem else ''}; the end of {self.config.log_path}:\n{self.log_tail()}"
+
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of the output."""
+        """Return the last lines of the output since the last start."""
         try:
             with self.config.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - 32_768))
+                log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 32_768))
                 return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
 
     def _spawn(self) -> int:
-        # Data and log contain requests and results, unencrypted by default.
-        make_private_folder(self.config.data_dir)
-        if self.config.sockets:  # the folder must exist before the sockets are opened
-            make_private_folder(self.config.ingress_socket.parent)
-        self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
         # RESTATE_ variables of this process are for another server and would override the settings.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESTATE_")}
         try:
-            with open(self.config.log_path, "ab", opener=open_private) as log:
+            # Data and log contain requests and results, unencrypted by default.
+            make_private_folder(self.config.data_dir)
+            if self.config.sockets:  # the folder must exist before the sockets are opened
+                make_private_folder(self.config.ingress_socket.parent)
+            self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
+            log = open(self.config.log_path, "ab", opener=open_private)  # noqa: SIM115 - closed below
+        except OSError as error:
+            reason = write_failure(error, self.config.log_path)
+            raise EngineError(f"restate-server cannot write to {self.config.log_path}: {reason}") from error
+        try:
+            with log:
+                self._log_start = log.tell()
                 self._process = subprocess.Popen(  # noqa: S603 - the binary is the one that was located, no shell
                     [self.binary, "--no-logo"],
                     stdin=subprocess.DEVNULL,
@@ -152,11 +178,7 @@ class EngineProcess:
 
     async def _wait_until_ready(self, limit: timedelta) -> None:
         deadline = time.monotonic() + limit.total_seconds()
-        probes = (
-            (f"{self.admin_url}/health", self.config.admin_socket),
-            (f"{self.ingress_url}/restate/health", self.config.ingress_socket),
-        )
-        for url, path in probes:
+        for url, path in self._probes():
             async with self._probe(path) as http:
                 while not await _healthy(http, url):
                     self._fail_if_ended()
@@ -164,10 +186,17 @@ class EngineProcess:
                         place = str(path) if self.config.sockets else url
                         raise EngineError(
                             f"restate-server was not ready within {limit.total_seconds():g} s: "
-                            f"no response from {place}; end of {self.config.log_path}:\n{self.log_tail()}"
+                            f"no response from {place}{self._log_excerpt()}"
                         )
                     await asyncio.sleep(_POLL)
         self._fail_if_ended()
+
+    def _probes(self) -> tuple[tuple[str, Path], ...]:
+        """Return the URLs of the health checks with their sockets."""
+        return (
+            (f"{self.admin_url}/health", self.config.admin_socket),
+            (f"{self.ingress_url}/restate/health", self.config.ingress_socket),
+        )
 
     @asynccontextmanager
     async def _probe(self, path: Path) -> AsyncIterator[httpx.AsyncClient]:
@@ -180,10 +209,7 @@ class EngineProcess:
     def _fail_if_ended(self) -> None:
         code = self._process.poll() if self._process else None
         if code is not None:
-            raise EngineError(
-                f"restate-server exited with code {code} during its start; "
-                f"end of {self.config.log_path}:\n{self.log_tail()}"
-            )
+            raise EngineError(f"restate-server exited with code {code} during its start{self._log_excerpt()}")
 
     async def _wait_for_exit(self, limit: timedelta) -> bool:
         process = self._process

@@ -18,7 +18,7 @@ from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respon
 from perdure._runtime.engine_retries import EngineRetries
 from perdure._runtime.message_sizes import engine_limits
 from perdure.engine.admin import cancel_finder
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, PerdureError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ATTEMPTS, record_metrics
@@ -220,13 +220,19 @@ def sdk_definitions(services: Iterable[object]) -> Iterable[Definition]:
 
 
 async def _check(name: str, check: ReadinessCheck) -> str | None:
-    """Return the failure of a check, or None. Details can be confidential, so they are only logged."""
+    """Return the failure of a check, or None.
+
+    Perdure's own errors are for people. Details of others can be confidential, so they are only logged.
+    """
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
             await check()
     except TimeoutError:
         log.warning("readiness check timed out", check=name, seconds=_CHECK_TIMEOUT.total_seconds())
         return "timed out"
+    except PerdureError as error:
+        log.warning("readiness check failed", check=name, reason=str(error))
+        return str(error)
     except Exception as error:
         log.warning("readiness check failed", check=name, exc_info=error)
         return f"failed ({type(error).__name__})"

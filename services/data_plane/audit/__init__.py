@@ -24,6 +24,7 @@ from services.data_plane.audit import inventory, keys, ledger, storage, trips
 from services.data_plane.audit.report import AuditReport, Finding, Invariant
 from services.data_plane.database import Database
 from services.data_plane.tables import Base
+from services.database_outages import DatabaseUnavailable
 
 __all__ = ["AuditReport", "Finding", "Invariant", "audit", "audit_snapshot", "confirmed_charges"]
 
@@ -69,7 +70,7 @@ async def _snapshot(url: str) -> AsyncIterator[AsyncConnection]:
                     f"the database at {shown} lacks the tables {', '.join(missing)}: run the migrations first"
                 )
             yield connection
-    except (OSError, SQLAlchemyError) as error:
+    except (DatabaseUnavailable, SQLAlchemyError) as error:
         raise ConfigurationError(f"the database at {shown} cannot be read: {error}") from error
     finally:
         await database.dispose()

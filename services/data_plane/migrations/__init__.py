@@ -35,7 +35,7 @@ async def check_schema(database: Database) -> None:
 
     Raises:
         SchemaBehind: The schema is older.
-        sqlalchemy.exc.SQLAlchemyError: The database does not answer.
+        DatabaseUnavailable: The database does not work at the moment.
     """
     async with database.snapshot() as connection:
         version = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
@@ -60,7 +60,8 @@ async def migrate(url: str) -> None:
 
     Raises:
         ConfigurationError: The URL is invalid, or the SQLite file cannot be created.
-        sqlalchemy.exc.SQLAlchemyError: The database cannot be reached, or rejects a statement.
+        DatabaseUnavailable: The database does not work at the moment, or refuses the URL.
+        sqlalchemy.exc.SQLAlchemyError: The database rejects a statement.
     """
     database = Database(url)
     try:

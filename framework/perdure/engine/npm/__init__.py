@@ -8,12 +8,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from perdure._runtime.disks import write_failure
 from perdure.errors import EngineError
 
 __all__ = ["NPM_VERSION", "install", "platform_package"]
@@ -22,6 +24,7 @@ NPM_VERSION: Final = "1.7.12"
 """The version in package.json and package-lock.json."""
 
 _TIMEOUT_SECONDS = 900
+_POLL_SECONDS = 0.1
 # Without install scripts, since one of the packages reports installations to its maker.
 _COMMAND = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
 
@@ -56,10 +59,9 @@ def install(folder: Path, *, installed: Callable[[Path], bool], environment: Map
         environment: The environment variables of npm, whose PATH contains npm.
 
     Raises:
-        EngineError: npm is missing or fails, or has no binary for this platform.
+        EngineError: npm is missing or fails, has no binary for this platform, or the folder cannot be written.
     """
     binary = folder / "node_modules" / platform_package() / "bin" / "restate-server"
-    folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder / ".lock"):
         if not installed(binary):
             _run_npm(folder, environment)
@@ -112,6 +114,31 @@ def _error_text(result: subprocess.CompletedProcess[str]) -> str:
 @contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a file lock, which the kernel releases at the end of the process."""
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except OSError as error:
+        raise EngineError(f"cannot install restate-server: {path}: {write_failure(error, path)}") from error
+    with lock:
+        _wait_for(lock, path)
         yield
+
+
+def _wait_for(lock: IO[str], path: Path) -> None:
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    is_reported = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"another process has held {path} for {_TIMEOUT_SECONDS} s: end the process that installs "
+                    "restate-server there"
+                ) from None
+            if not is_reported:
+                logger.warning("waiting for another process that installs restate-server into %s", path.parent)
+                is_reported = True
+            time.sleep(_POLL_SECONDS)
+        else:
+            return

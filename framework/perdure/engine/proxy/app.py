@@ -35,6 +35,9 @@ from perdure.security.browsers import BrowserRules, Headers, Refusal, header_val
 
 T = TypeVar("T")
 
+HEALTH_PATH: Final = b"/-/healthy"
+"""Path that the proxy answers itself, whether or not the engine answers."""
+
 _TIMEOUT: Final = {"timeout": {"connect": 5.0, "read": None, "write": None, "pool": None}}
 # Headers of a single connection (RFC 9110, 7.6.1), and `expect`, to which the server has responded.
 _HOP_BY_HOP: Final = frozenset(
@@ -75,6 +78,10 @@ class EngineProxy:
         if scope["type"] != "http":
             raise NotImplementedError(f"{scope['type']} is not served")
         path: bytes = scope.get("raw_path") or scope["path"].encode()
+        if path == HEALTH_PATH:  # tells web pages nothing
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok", "more_body": False})
+            return
         headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
         refusal = self._rules.refusal(scope["method"], path, headers)
         if refusal is None and self._is_ingress:

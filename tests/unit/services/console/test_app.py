@@ -13,6 +13,7 @@ from services.console.app import create_app
 from services.console.auth.roles import Role, is_permitted
 from services.console.dependencies import role_of_route
 from services.console.settings import ConsoleSettings
+from tests.support import until_sqlite_threads_end
 from tests.unit.services.console.conftest import PASSWORD, settings_of
 
 PUBLIC = None
@@ -316,6 +317,28 @@ async def test_engine_outage_is_reported(console):
         assert (api.status_code, api.json()["code"]) == (503, "engine_down")
         assert (await client.get("/users")).status_code == 200
         assert (await client.get("/ready")).status_code == 200
+
+
+async def test_database_outage_is_named(console, tmp_path):
+    headers = {"authorization": f"Bearer {await console.add('vera', Role.ADMINISTRATOR)}"}
+    file = console.components.settings.database_file
+    await console.components.database.dispose()
+    file.parent.rename(tmp_path / "moved")
+    cause = f"the database {file} cannot be opened"
+    async with console.client(headers=headers) as client:
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": cause})
+        for path in ("/api/users", "/gateway/Trips/t1/run"):
+            answer = await client.request("GET" if path.startswith("/api") else "POST", path)
+            assert answer.status_code == 503
+            assert answer.json() == {"code": "database_unavailable", "message": f"{cause}; try again later"}
+        client.cookies.set("perdure-console", "a token")
+        page = await client.get("/sagas")
+        assert page.status_code == 503
+        assert "cannot be opened" in page.text
+    (tmp_path / "moved").rename(file.parent)
+    await console.components.database.dispose()
+    await until_sqlite_threads_end()
 
 
 async def test_internal_error_hides_details(console, monkeypatch):

@@ -22,19 +22,85 @@ from tests.support import until
 
 
 class Postgres:
-    """A temporary PostgreSQL server on a Unix socket, without durability."""
+    """A temporary PostgreSQL server without durability, which can be stopped and started.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Folder of its data and its Unix socket.
+        binary: The server.
+        account: Account to run it; None for that of this process.
+        watchdog: Stops it after the death of this process.
+        port: Port of the loopback interface; None for the socket only.
+    """
+
+    def __init__(
+        self, folder: Path, binary: str, account: str | None, watchdog: Watchdog, port: int | None = None
+    ) -> None:
         self._folder = folder
+        self._binary = binary
+        self._account = account
+        self._watchdog = watchdog
+        self.port = port
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process ID of the server."""
+        assert self._server is not None
+        return self._server.pid
+
+    def start(self) -> None:
+        """Start the server unless it runs, and wait until it answers."""
+        if self._server is not None:
+            return
+        options = {
+            "listen_addresses": "127.0.0.1" if self.port else "",
+            "port": str(self.port or 5432),
+            "unix_socket_directories": str(self._folder),
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "32MB",
+            "max_connections": "100",
+        }
+        with (self._folder / "log").open("ab") as output:
+            self._server = subprocess.Popen(
+                [
+                    self._binary,
+                    "-D",
+                    str(self._folder / "data"),
+                    *(f"-c{key}={value}" for key, value in options.items()),
+                ],
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                user=self._account,
+            )
+        self._watchdog.watch(self._server.pid)
+        _wait_until_ready(self, self._server, self._folder / "log")
+
+    def stop(self) -> None:
+        """Stop the server if it runs: a fast shutdown, which closes open connections."""
+        if self._server is None:
+            return
+        self._server.send_signal(signal.SIGINT)
+        try:
+            self._server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._server = None
 
     def url(self, name: str) -> str:
+        if self.port is not None:
+            return f"postgresql://perdure@127.0.0.1:{self.port}/{name}"
         return f"postgresql://perdure@/{name}?host={self._folder}"
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
         asyncio.run(self._execute(database, statements))
 
     async def _execute(self, database: str, statements: tuple[str, ...]) -> None:
-        connection = await asyncpg.connect(host=str(self._folder), user="perdure", database=database)
+        connection = await asyncpg.connect(
+            host=str(self._folder), port=self.port or 5432, user="perdure", database=database
+        )
         try:
             for statement in statements:
                 await connection.execute(statement)
@@ -49,7 +115,7 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres(port: int | None = None) -> Iterator[Postgres]:
     # Debian installs the binaries outside the PATH, in a folder per version.
     folders = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
     binaries = {name: shutil.which(name, path=folders) for name in ("initdb", "postgres")}
@@ -61,16 +127,14 @@ def running_postgres() -> Iterator[Postgres]:
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         account = next(user.pw_name for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody"))
         shutil.chown(folder, account)
-    server: subprocess.Popen[bytes] | None = None
     watchdog = Watchdog(folder, ending=signal.SIGINT).start()
-    log = folder / "log"
+    postgres = Postgres(folder, str(binaries["postgres"]), account, watchdog, port)
     try:
-        data = folder / "data"
         subprocess.run(
             [
                 str(binaries["initdb"]),
                 "-D",
-                str(data),
+                str(folder / "data"),
                 "-U",
                 "perdure",
                 "-A",
@@ -85,34 +149,10 @@ def running_postgres() -> Iterator[Postgres]:
             cwd=folder,
             user=account,
         )
-        options = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(folder),
-            "fsync": "off",
-            "full_page_writes": "off",
-            "shared_buffers": "32MB",
-            "max_connections": "100",
-        }
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [str(binaries["postgres"]), "-D", str(data), *(f"-c{key}={value}" for key, value in options.items())],
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                user=account,
-            )
-        watchdog.watch(server.pid)
-        postgres = Postgres(folder)
-        _wait_until_ready(postgres, server, log)
+        postgres.start()
         yield postgres
     finally:
-        if server is not None:
-            server.send_signal(signal.SIGINT)  # a fast shutdown, which closes open connections
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+        postgres.stop()
         watchdog.dismiss()
         shutil.rmtree(folder)
 

@@ -14,6 +14,7 @@ from services.contracts.flights import FlightRequest, ReserveSeats
 from services.data_plane.database import Database, database_url, insert_if_missing
 from services.data_plane.flights.model import Seats
 from services.data_plane.flights.tables import FlightRow
+from services.database_outages import DatabaseUnavailable
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ async def test_lost_connection_is_transient_error(database: Database, second_dat
                 await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
             await connection.execute(text("SELECT 1"))
 
-    with pytest.raises(DBAPIError) as caught:
+    with pytest.raises(DatabaseUnavailable, match=r"has closed the connection$|is stopping$") as caught:
         await lose()
     assert not is_terminal(caught.value)
     assert (await Seats(database).reserve(reservation("k"))).trip_id == "T1"
