@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.saga.reconciler import SagaReconcilerConfig
-from perdure.saga.retention import RETENTION
+from perdure.saga.rollback import RETENTION
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings
@@ -27,7 +27,7 @@ class SagaServiceSettings(ControlPlaneSettings):
         reconciler_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
         reconciler_webhook_url: Receiver of alerts; empty for none.
         reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned if not set.
-        retention: How long an ended rollback and its audit log are stored; more than 7 days.
+        retention: How long an ended rollback and its audit log are stored.
         schedule_targets: Handlers that may be scheduled, as comma-separated patterns of ``Service/handler``. A schedule
             can start handlers that are private on the ingress. Where actions need no signature, any caller of the
             ingress can create one.

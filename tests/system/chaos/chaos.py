@@ -16,10 +16,10 @@ from typing import Final, Literal
 
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
-from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
+from perdure.saga.schema import EXECUTION_ROLLBACKS, PHASE_PREFIX
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
@@ -203,11 +203,10 @@ class _Run:
                 nonlocal unsettled
                 running = await admin.query(_UNDER_WAY)
                 open_ = await admin.query(
-                    f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
+                    f"select service_key from state where service_name = '{EXECUTION_ROLLBACKS}' "
+                    f"and key = '{PHASE_PREFIX}running'"
                 )
-                orphans = [
-                    each for each in await find_orphans(admin, config) if not await self._has_rollback(admin, each.key)
-                ]
+                orphans = await find_orphans(admin, config)
                 targets = ", ".join(f"{row['target']} ({row['status']})" for row in running[:5])
                 unsettled = (
                     f"{len(running)} invocations running ({targets}), {len(open_)} rollbacks open, "
@@ -225,11 +224,6 @@ class _Run:
             except WaitTimeout as error:
                 return [str(error)]
             return await self._ended(admin)
-
-    @staticmethod
-    async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
-        sql = f"select 1 from state where service_name = '{ROLLBACKS}' and key = '{PROGRESS_KEY}' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
-        return bool(await admin.query(sql))
 
     async def _ended(self, admin: AdminClient) -> list[str]:
         rows = await admin.query(
