@@ -50,8 +50,8 @@ class ControlPlaneService:
         idempotency_prefix: Prefix of the keys that `Orchestration` generates; the lower-case name by default.
         saga: How failed orchestrations are rolled back.
         run: Default settings of local steps.
-        saga_prefix: Prefix of saga IDs, before the workflow's key; ``"{name}:"`` by default. It keeps the sagas of two
-            services with equal keys apart.
+        saga_prefix: Prefix of saga IDs, before the workflow's key: ``"{name}:"`` by default, which keeps the sagas of
+            two services with equal keys apart, or the empty string.
         key_name: The name of the key in errors.
         public: Whether the ingress accepts calls of the main handler and the status.
         errors: Maps exceptions of other libraries, in handlers, local steps and compensations.
@@ -59,7 +59,7 @@ class ControlPlaneService:
         options: Passed to the SDK's workflow; they override ``config``.
 
     Raises:
-        ConfigurationError: Restate does not allow the name.
+        ConfigurationError: Restate does not allow the name, or the prefix is another one.
 
     Example:
         trips = ControlPlaneService("Trips")
@@ -92,6 +92,8 @@ class ControlPlaneService:
         self._prefix = name.lower() if idempotency_prefix is None else idempotency_prefix
         self._saga_config = saga or SagaConfig()
         self._run_config = run or RunConfig()
+        if saga_prefix not in (None, "", f"{name}:"):  # the CLI and the console look for sagas under these IDs
+            raise ConfigurationError(f"{name}: saga_prefix must be '{name}:' or empty; got '{saga_prefix}'")
         self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix
         self._key_name = key_name
         self._public = public
@@ -283,7 +285,7 @@ class ControlPlaneService:
         async def status(ctx: restate.WorkflowSharedContext) -> StatusData:
             """Return the status of the orchestration."""
             self._check_key(ctx.key())
-            return await read_status(ctx, self._saga_prefix + ctx.key(), self._expected_steps)
+            return await read_status(ctx, self._expected_steps)
 
         async def roll_back(
             ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest

@@ -26,7 +26,9 @@ class StatusData(BaseModel):
         is_complete: True when the workflow has ended, successfully or not.
         error: Reason of the failure.
         metadata: More details.
-        updated_at: Time of this update; set by `update_status`.
+        updated_at: Time of this update; set by `update_status`. In the status of a saga, the time of the last entry in
+            its journal or of the last change of its rollback; None if the engine's admin API is not known.
+        started_at: Start of the saga; None if the engine's admin API is not known, and in other statuses.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +41,7 @@ class StatusData(BaseModel):
     error: str | None = None
     metadata: dict[str, JsonValue] = {}
     updated_at: datetime | None = None
+    started_at: datetime | None = None
 
 
 async def update_status(ctx: restate.WorkflowContext, status: StatusData, key: str = STATUS_KEY) -> StatusData:

@@ -72,6 +72,7 @@ SERVICES: Final = (
         "saga",
         9082,
         "Rollbacks",
+        "ExecutionRollbacks",
         "RollbackDispatcher",
         "DeadLetters",
         "DeadLetterIndex",

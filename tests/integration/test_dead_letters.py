@@ -150,7 +150,9 @@ class Plant:
         )
 
     async def hand_over(self, saga_id: str, *steps: StepRecord) -> None:
-        request = RollbackRequest(saga_id=saga_id, service=self.name, steps=list(steps), reason="test")
+        request = RollbackRequest(
+            saga_id=saga_id, execution=f"{saga_id}@1", service=self.name, steps=list(steps), reason="test"
+        )
         await self.ingress.call(hand_over_target, request)
 
     async def rollback(self, key: str, status: RollbackState) -> RollbackStatus:
@@ -326,7 +328,12 @@ async def test_missing_compensation_handler_becomes_dead_letter(restate, did):
     env = await restate.serve(starter, *hosting.definitions())
     async with IngressClient(env.ingress) as ingress:
         request = RollbackRequest(
-            saga_id=saga, service="Gone", config=SagaConfig(max_attempts=1), steps=[old], reason="test"
+            saga_id=saga,
+            execution=f"{saga}@1",
+            service="Gone",
+            config=SagaConfig(max_attempts=1),
+            steps=[old],
+            reason="test",
         )
         await ingress.call(hand_over_target, request)
 

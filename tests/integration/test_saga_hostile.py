@@ -225,10 +225,9 @@ async def test_redrive_does_not_await_purged_action(bench, did):
 
 async def test_services_sharing_saga_id_both_roll_back(bench, did):
     other_name = f"Other{uuid4().hex[:8]}"
-    names = {"prefix": f"shared{uuid4().hex[:8]}:"}
 
     def service(name: str, tag: str) -> ControlPlaneService:
-        jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), saga_prefix=names["prefix"])
+        jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), saga_prefix="")
 
         @jobs.compensation()
         async def undo(ctx: sdk.Context, task: Task) -> None:

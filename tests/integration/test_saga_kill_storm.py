@@ -23,7 +23,7 @@ from perdure.errors import EngineError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import dispatch, submission
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
-from perdure.saga.schema import DEAD_LETTERS_SQL, OPEN_KEY, ROLLBACKS
+from perdure.saga.schema import DEAD_LETTERS_SQL, EXECUTION_ROLLBACKS, PHASE_PREFIX
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -32,7 +32,11 @@ SEEDS = [int(seed) for seed in os.environ.get("STORM_SEEDS", "24").split(",")]
 SAGAS = 8
 KILLS = 30
 PATIENT = {**QUICK, "max_attempts": 100}
-TARGETS = ("Rollbacks", "RollbackDispatcher", "Tasks")
+TARGETS = ("Rollbacks", "ExecutionRollbacks", "RollbackDispatcher", "Tasks")
+
+OPEN_ROLLBACKS = (
+    f"select service_key from state where service_name = '{EXECUTION_ROLLBACKS}' and key = '{PHASE_PREFIX}running'"
+)
 
 
 @pytest.fixture
@@ -82,13 +86,9 @@ class Storm:
             f"(target_service_name in ({self._targets}) or target_service_name like '%Compensations')"
         ):
             return False
-        if await self.admin.query(f"select key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"):
+        if await self.admin.query(OPEN_ROLLBACKS):
             return False
-        seen = await self.admin.query(
-            "select key from state where service_name = 'SagaReconciler' and key like 'submitted/%'"
-        )
-        marks = {row["key"].removeprefix("submitted/") for row in seen}
-        return {find.unique_id for find in await find_orphans(self.admin, self._config)} <= marks
+        return not await find_orphans(self.admin, self._config)
 
     async def compensated_twice(self) -> list[str]:
         """Return the steps whose compensation succeeded more than once."""
@@ -101,7 +101,6 @@ class Storm:
 
     async def diagnosis(self) -> str:
         """Describe the open invocations, journals and state, to explain a timeout."""
-        open_sagas = f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
         queries = {
             "open": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
             "next_retry_at, last_failure from sys_invocation where status not in ('completed', 'scheduled')",
@@ -111,7 +110,7 @@ class Storm:
             "killed last": "select id, target, completion_failure, invoked_by_id, created_at, modified_at "
             "from sys_invocation where completion_result = 'failure' order by modified_at desc limit 30",
             "state": "select service_name, service_key, key, value_utf8 from state "
-            f"where service_name in ('SagaReconciler', 'DeadLetterIndex') or service_key in ({open_sagas}) "
+            f"where service_name in ('SagaReconciler', 'DeadLetterIndex') or service_key in ({OPEN_ROLLBACKS}) "
             "order by service_name, service_key, key",
         }
         lines = [f"{self.kills} kills"]

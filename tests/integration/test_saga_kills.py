@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import cast
 from uuid import uuid4
 
 import httpx
@@ -17,10 +18,11 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
 from perdure.retry import RetryPolicy
-from perdure.saga import recovery, submission
+from perdure.saga import external_rollback, recovery, submission
 from perdure.saga.gauges import sample_sagas
 from perdure.saga.messages import rollback_status
 from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.schema import RollbackRequest
 from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
@@ -69,13 +71,18 @@ async def rolled_back(bench: Bench, saga: str) -> None:
     await eventually(probe, what=f"end of the rollback of {saga}")
 
 
+def is_key(column: str, key: str) -> str:
+    """Return the condition that a column has a key, or the ID of an execution of the saga with this ID."""
+    return f"({column} = {sql_text(key)} or {column} like {sql_text(key + '@%')})"
+
+
 async def only_open(admin: AdminClient, service: str, handler: str, key: str) -> str:
     """Return the ID of the only open invocation of a handler."""
 
     async def probe() -> str | None:
         rows = await admin.query(
             f"select id from sys_invocation_status where target_service_name = {sql_text(service)} "
-            f"and target_handler_name = {sql_text(handler)} and target_service_key = {sql_text(key)} "
+            f"and target_handler_name = {sql_text(handler)} and {is_key('target_service_key', key)} "
             "and status != 'completed'"
         )
         return rows[0]["id"] if rows else None
@@ -115,22 +122,29 @@ class Brake:
 
 
 async def rollback_state(admin: AdminClient, saga: str) -> dict[str, list[int]]:
-    """Return the state of a rollback, in the form that the engine accepts."""
+    """Return the state of a saga's rollbacks."""
     rows = await admin.query(
         "select key, encode(value, 'hex') as value from state "
-        f"where service_name = 'Rollbacks' and service_key = {sql_text(saga)}"
+        f"where service_name = 'ExecutionRollbacks' and {is_key('service_key', saga)}"
     )
     return {row["key"]: list(bytes.fromhex(row["value"])) for row in rows}
 
 
-async def lose_rollback(
-    admin: AdminClient, admin_url: str, saga: str, state: dict[str, list[int]] | None = None
-) -> None:
-    """Kill a rollback and restore its state, as if the kill had preceded the first write."""
-    await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
-    body = {"object_key": saga, "new_state": state or {}}
+async def lose_rollback(admin: AdminClient, admin_url: str, saga: str) -> None:
+    """Kill the running rollback of a saga and delete its state, as if the kill had preceded the first write."""
+    invocation = await only_open(admin, "ExecutionRollbacks", "run", saga)
+    rows = await admin.query(
+        f"select target_service_key as key from sys_invocation_status where id = {sql_text(invocation)}"
+    )
+    await admin.control_invocation(invocation, "kill")
+    await delete_rollback(admin_url, rows[0]["key"])
+
+
+async def delete_rollback(admin_url: str, execution: str) -> None:
+    """Delete the state of a rollback, as if a kill had preceded its first write."""
+    body = {"object_key": execution, "new_state": {}}
     async with httpx.AsyncClient() as http:
-        response = await http.post(f"{admin_url}/services/Rollbacks/state", json=body)
+        response = await http.post(f"{admin_url}/services/ExecutionRollbacks/state", json=body)
     assert response.is_success, response.text
 
 
@@ -196,19 +210,18 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
     await cancel_execution()
     await rolled_back(bench, f"{name}:{key}")
     await forget_runs(admin, key)
-    before = await rollback_state(admin, f"{name}:{key}")
     brake.block()
     await cancel_execution()
     await eventually(
         truth(lambda: did.count(f"compensating {key}/a") == 2), what="compensation of the second execution"
     )
-    await lose_rollback(admin, bench.admin_url, f"{name}:{key}", before)
+    await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
     assert await count_orphaned(admin, name) == 1
 
     async def is_resubmitted() -> bool:
         await bench.ingress.call(reconcile_target, key="all")
-        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).execution_ids) == 2
+        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).executions) == 2
 
     await eventually(is_resubmitted, what="second execution in the rollback")
     await rolled_back(bench, f"{name}:{key}")
@@ -352,7 +365,11 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
 
 
 async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconciler, monkeypatch):
-    monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(minutes=1), max_attempts=None))
+    async def sleep(ctx: sdk.WorkflowSharedContext, _: RollbackRequest) -> None:
+        """Submit nothing."""
+        await cast("sdk.Context", ctx).sleep(timedelta(minutes=1))
+
+    monkeypatch.setattr(external_rollback, "submit_and_confirm", sleep)
     monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:

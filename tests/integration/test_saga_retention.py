@@ -15,15 +15,15 @@ from perdure import ObjectClient, Orchestration, Target, WorkflowClient
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
-from perdure.saga import rollback
+from perdure.saga import hosting, rollback
 from perdure.saga.messages import (
     ActionReceipt,
     DeadLetterActionRequest,
     ExternalRollbackReceipt,
     ExternalRollbackRequest,
 )
-from perdure.saga.retention import Purge, purge_target
-from perdure.saga.schema import EXECUTION_PREFIX, PROGRESS_KEY, RollbackProgress
+from perdure.saga.rollback import Purge, purge_target
+from perdure.saga.schema import PHASE_PREFIX, PROGRESS_KEY, RollbackProgress
 from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state
@@ -46,8 +46,9 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 
 @pytest.fixture
 def soon(monkeypatch) -> None:
-    """Set a retention that no configuration allows."""
-    monkeypatch.setattr(rollback, "check_retention", lambda _duration: timedelta(milliseconds=200))
+    """Set a short retention."""
+    retention = timedelta(milliseconds=200)
+    monkeypatch.setattr(hosting, "ExecutionRollbacks", lambda _: rollback.ExecutionRollbacks(retention))
 
 
 async def main(cp: Orchestration) -> None:
@@ -62,10 +63,10 @@ async def fail(bench: Bench, key: str) -> str:
 
 
 async def purged(admin: AdminClient, saga: str) -> None:
-    """Wait until only the execution markers are left."""
+    """Wait until only the phases are left."""
 
     async def probe() -> bool:
-        return all(name.startswith(EXECUTION_PREFIX) for name in await rollback_state(admin, saga))
+        return all(name.startswith(PHASE_PREFIX) for name in await rollback_state(admin, saga))
 
     await eventually(probe, what=f"purge of the rollback of {saga}")
 
@@ -115,9 +116,12 @@ async def act(bench: Bench, what: str, saga: str) -> None:
     await bench.ingress.call(target, DeadLetterActionRequest(id=f"{saga}/1", actor="olga"))
 
 
-async def current_purge(admin: AdminClient, saga: str) -> Purge:
+async def current_purge(admin: AdminClient, execution: str) -> Purge:
     """Return the purge request for the current state of a rollback."""
-    progress = RollbackProgress.model_validate_json(bytes((await rollback_state(admin, saga))[PROGRESS_KEY]))
+    rows = await admin.query(
+        f"select value_utf8 from state where service_key = {sql_text(execution)} and key = '{PROGRESS_KEY}'"
+    )
+    progress = RollbackProgress.model_validate_json(rows[0]["value_utf8"])
     return Purge(generation=progress.generation, actions=progress.actions)
 
 
@@ -145,7 +149,7 @@ async def test_purged_rollback_is_not_repeated(bench, did, admin, soon, wait):
     await purged(admin, saga)
     await asyncio.wait_for(caller.undo(bench, saga, wait=wait), 20)
     found = await bench.rollback(key)
-    assert (found.status, found.steps, len(found.execution_ids)) == (RollbackState.ROLLED_BACK, [], 1)
+    assert (found.status, found.steps, found.earlier) == (RollbackState.ROLLED_BACK, [], [])
     assert bench.undone(key) == ["undo a"]
 
 
@@ -155,8 +159,9 @@ async def test_open_or_changed_rollback_is_not_purged(bench, did, admin):
     key = f"stuck-{uuid4()}"
     saga = f"{bench.name}:{key}"
     assert await fail(bench, key) == "needs_attention"
-    with_a_letter = await current_purge(admin, saga)
-    assert not await caller.forget(bench, saga, with_a_letter)
+    first = (await bench.rollback(key)).execution
+    with_a_letter = await current_purge(admin, first)
+    assert not await caller.forget(bench, first, with_a_letter)
     await act(bench, "annotate", saga)
     await act(bench, "discard", saga)
 
@@ -164,15 +169,15 @@ async def test_open_or_changed_rollback_is_not_purged(bench, did, admin):
         return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     await eventually(closed, what="closed rollback")
-    of_first_run = await current_purge(admin, saga)
-    assert not await caller.forget(bench, saga, with_a_letter)
+    assert not await caller.forget(bench, first, with_a_letter)
     await forget_runs(admin, key)
     assert await fail(bench, key) == "rolled_back"
-    assert not await caller.forget(bench, saga, of_first_run)
-    assert [len(each.steps) for each in ((await bench.rollback(key)).earlier[0], await bench.rollback(key))] == [1, 1]
-    assert await caller.forget(bench, saga, await current_purge(admin, saga))
+    found = await bench.rollback(key)
+    assert [each.execution for each in found.earlier] == [first]
+    assert await caller.forget(bench, first, await current_purge(admin, first))
+    assert (await bench.rollback(key)).executions == [found.model_copy(update={"earlier": []})]
+    assert await caller.forget(bench, found.execution, await current_purge(admin, found.execution))
     await purged(admin, saga)
-    assert not await caller.forget(bench, saga, of_first_run)
 
 
 async def test_rollback_is_purged_after_redrive(bench, did, admin, soon):

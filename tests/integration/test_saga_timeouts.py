@@ -83,8 +83,8 @@ async def awaited(bench: Bench, key: str) -> list[str]:
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query(
             "select j.entry_json as entry from sys_journal j join sys_invocation_status i on i.id = j.id "
-            "where j.entry_type = 'Command: AttachInvocation' and i.target_service_name = 'Rollbacks' "
-            f"and i.target_service_key = {sql_text(f'{bench.name}:{key}')}"
+            "where j.entry_type = 'Command: AttachInvocation' and i.target_service_name = 'ExecutionRollbacks' "
+            f"and i.target_service_key like {sql_text(f'{bench.name}:{key}@%')}"
         )
     return [json.loads(row["entry"])["Command"]["AttachInvocation"]["target"]["InvocationId"] for row in rows]
 

@@ -216,7 +216,7 @@ async def test_rollback_is_linked_to_saga(receiver, traced):
 
     spans = await eventually(compensated, what="spans of three compensations")
     (submission,) = [span for span in service_spans(tree) if span.name == "run submit rollback"]
-    passes = [span for span in spans if span.name == "Rollbacks/run"]
+    passes = [span for span in spans if span.name == "ExecutionRollbacks/run"]
     first = min(passes, key=lambda span: span.start)
     assert first.links[-1] == (submission.trace_id, submission.span_id)
     for span in passes:

@@ -130,7 +130,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
         "payload": multiline_text(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
     }
     print_facts(facts)
-    for entry in rollback.audit_log_of(letter.position):
+    for entry in rollback.audit_log_of(letter.id):
         signed = "unsigned" if entry.signed_action is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.action}  {entry.reason}  ({signed})")
     console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")

@@ -133,9 +133,10 @@ async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
 def _required_actions(saga: Timeline) -> list[str]:
     """Return a line for each dead letter of the saga."""
     return [
-        f"The dead letter of {step.step} needs an operator: perdure dead-letters show {saga.saga_id}/{step.position}"
+        f"The dead letter of {step.step} needs an operator: perdure dead-letters show "
+        f"{saga.rollback.letter_id(step.position)}"
         for step in saga.steps
-        if step.undo == "dead_letter"
+        if step.undo == "dead_letter" and saga.rollback is not None
     ]
 
 

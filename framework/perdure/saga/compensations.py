@@ -1,4 +1,4 @@
-"""Compensations of a service. Each is a handler that `Rollbacks` calls with the recorded payload."""
+"""Compensations of a service. Each is a handler that a rollback calls with the recorded payload."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _json_serde: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 RESULT_RETENTION = timedelta(days=7)
 """How long the engine stores the result of a compensation attempt.
 
-`Rollbacks` may be down for this long before it records the result, and the compensation still does not run again.
+The saga service may be down for this long before it records the result, and the compensation still does not run again.
 """
 
 
@@ -121,7 +121,7 @@ class Compensations:
         self._errors = errors
         self._definition = restate.Service(
             compensation_service(owner),
-            description=f"Compensations of {owner}; called by Rollbacks.",
+            description=f"Compensations of {owner}; called by ExecutionRollbacks.",
             ingress_private=True,
             invocation_retry_policy=retry_policy,
             idempotency_retention=RESULT_RETENTION,

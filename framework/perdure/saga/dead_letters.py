@@ -102,7 +102,7 @@ def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgre
     """Return the dead letter of a step."""
     error = progress.error or ""
     return DeadLetter(
-        id=f"{saga.saga_id}/{step.position}",
+        id=saga.letter_id(step),
         saga_id=saga.saga_id,
         service=saga.service,
         step=step.step,
@@ -113,7 +113,7 @@ def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgre
         signature=error_signature(error),
         reason=saga.reason,
         attempts=progress.attempts,
-        redriven=progress.redrives,
+        redriven=progress.redriven,
         since=now,
     )
 
@@ -193,10 +193,13 @@ async def _all(ctx: restate.Context) -> list[DeadLetter]:
 
 
 async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> ActionReceipt:
-    saga_id, _, position = request.id.rpartition("/")
-    if not saga_id or not position.isdecimal() or len(position) > 9:
+    saga_id, _, step = request.id.rpartition("/")
+    number, _, position = step.rpartition(".")
+    number = number or "1"
+    if not saga_id or not all(each.isdecimal() and len(each) <= 9 for each in (number, position)):
         raise NotFound(f"no dead letter '{request.id[:200]}': an ID is {{saga}}/{{position}}", metadata={"field": "id"})
     step_action = StepAction(
+        number=int(number),
         position=int(position),
         action=action,
         actor=request.actor,
@@ -205,15 +208,15 @@ async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLett
         signed_action=request.signed_action,
     )
     receipt = await ObjectClient(ctx, apply_to_step, saga_id).call(step_action)
-    return await _await_outcome(ctx, saga_id, step_action.position, receipt) if request.wait else receipt
+    return await _await_outcome(ctx, saga_id, receipt) if request.wait else receipt
 
 
-async def _await_outcome(ctx: restate.Context, saga_id: str, position: int, receipt: ActionReceipt) -> ActionReceipt:
+async def _await_outcome(ctx: restate.Context, saga_id: str, receipt: ActionReceipt) -> ActionReceipt:
     """Wait until a redriven compensation has ended, and return the receipt with its state."""
     polls = 0
     while receipt.state is CompensationState.PENDING and _OUTCOME_POLLS.permits(polls := polls + 1):
         await ctx.sleep(scaled(_OUTCOME_POLLS.delay_after(polls)), "before the outcome of the redrive")
-        status = await ObjectClient(ctx, rollback_status, saga_id).call()
-        state = next((step.state for step in status.all_steps if step.position == position), receipt.state)
-        receipt = receipt.model_copy(update={"state": state})
+        found = (await ObjectClient(ctx, rollback_status, saga_id).call()).step_of(receipt.id)
+        if found is not None:
+            receipt = receipt.model_copy(update={"state": found[1].state})
     return receipt

@@ -1,7 +1,7 @@
 """Compensation attempts of a rollback, and the dispatcher that starts them.
 
 The engine retries a send to an unknown handler without end, in the *sender*. The sender is therefore
-`RollbackDispatcher`: its retries are limited, and `Rollbacks` sees its failure as a failed attempt.
+`RollbackDispatcher`: its retries are limited, and the rollback sees its failure as a failed attempt.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class RollbackDispatcher:
     def __init__(self) -> None:
         self.definition = restate.Service(
             ROLLBACK_DISPATCHER,
-            description="Starts compensations for Rollbacks.",
+            description="Starts compensations for ExecutionRollbacks.",
             ingress_private=True,
             invocation_retry_policy=SHORT_RETRIES,
         )
@@ -155,7 +155,7 @@ class Attempt:
         request = StartCompensation(
             compensation=_compensation_of(self.step),
             payload=progress.payload_for(self.step),
-            idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.attempt}",
+            idempotency_key=f"{self._saga.execution}/{self.step.position}/{progress.attempt}",
             headers=headers,
         )
         started = ServiceClient(self._ctx, start_compensation).call_async(request)

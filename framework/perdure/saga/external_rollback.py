@@ -6,15 +6,23 @@ from typing import cast
 
 import restate
 
+from perdure._runtime.time_scale import scaled
+from perdure._runtime.waiting import is_own_cancel
 from perdure._wake_ups import make_wait_id
-from perdure.errors import Conflict, NotFound, SagaError
+from perdure.clients import ObjectClient
+from perdure.errors import Conflict, NotFound, SagaError, TerminalError
 from perdure.saga.config import SagaConfig
-from perdure.saga.messages import NEVER_COMPLETED_HEADER, ExternalRollbackReceipt, ExternalRollbackRequest
-from perdure.saga.progress import mark_external_rollback, read_rollback, read_steps
-from perdure.saga.schema import CLOSED_KEY, ClosedSaga, RollbackRequest
-from perdure.saga.status import RollbackState
-from perdure.saga.submission import await_rollback, external_execution_id, submit_and_confirm
-from perdure.state import ReadOnlyState
+from perdure.saga.messages import (
+    NEVER_COMPLETED_HEADER,
+    ExecutionStatus,
+    ExternalRollbackReceipt,
+    ExternalRollbackRequest,
+    rollback_status,
+)
+from perdure.saga.progress import read_closed, read_steps
+from perdure.saga.schema import RollbackRequest
+from perdure.saga.status import CompensationState, RollbackState
+from perdure.saga.submission import OUTCOME_POLLS, await_rollback, external_execution, submit_and_confirm
 
 
 async def roll_back_from_outside(
@@ -30,9 +38,10 @@ async def roll_back_from_outside(
         SagaError: The rollback, if it is awaited, needs attention. Terminal, 500.
     """
     caller = cast("restate.Context", ctx)
-    earlier = await read_rollback(ctx, saga_id)
     steps = await read_steps(ctx)
-    if steps and request.parent is not None and steps[0].parent != request.parent:
+    if not steps:
+        return await _without_record(ctx, request, saga_id, service)
+    if request.parent is not None and steps[0].parent != request.parent:
         if not _never_completed(ctx):  # otherwise this record is another execution's, and the child's own is gone
             starter = f"the saga '{steps[0].parent}'" if steps[0].parent else "no saga"
             raise Conflict(
@@ -41,40 +50,64 @@ async def roll_back_from_outside(
                 metadata={"saga": saga_id},
             )
         return ExternalRollbackReceipt(saga_id=saga_id, started=False)
-    if not steps and (await _ended_without_steps(ctx) or (earlier is None and _never_completed(ctx))):
-        return ExternalRollbackReceipt(saga_id=saga_id, started=False)
-    if not steps and earlier is None:
-        raise NotFound(
-            f"saga '{saga_id}' has no record: it never began, or the retention of its workflow is over",
-            metadata={"saga": saga_id},
-        )
-    # Without a record, the request concerns the existing rollback.
-    execution, is_new = await external_execution_id(ctx) if steps else (None, False)
-    await mark_external_rollback(ctx)
-    receipt = ExternalRollbackReceipt(saga_id=saga_id, started=is_new or earlier is None)
+    execution, is_new = await external_execution(ctx, saga_id)
     rollback = RollbackRequest(
         saga_id=saga_id,
+        execution=execution,
         service=service,
         config=config,
         steps=steps,
         completed={step.position: False for step in steps if step.compensation in request.failed_children},
         reason=request.reason,
-        execution_ids=[] if execution is None else [execution],
     )
-    if not request.wait:
+    if request.wait:
+        report = await await_rollback(caller, rollback, await make_wait_id(caller, "the rollback"))
+        _check_outcome(saga_id, report.outcome, report.dead_letters)
+    else:
         await submit_and_confirm(ctx, rollback)
-        return receipt
-    report = await await_rollback(caller, rollback, await make_wait_id(caller, "the rollback"))
-    if report.outcome is not RollbackState.ROLLED_BACK:
+    return ExternalRollbackReceipt(saga_id=saga_id, started=is_new)
+
+
+async def _without_record(
+    ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest, saga_id: str, service: str
+) -> ExternalRollbackReceipt:
+    """Wait for the rollbacks of a saga whose record has no steps, or is gone with the workflow's retention."""
+    if await read_closed(ctx) is None:
+        executions = await _read_executions(ctx, saga_id, service)
+        if not executions and not _never_completed(ctx):
+            raise NotFound(
+                f"saga '{saga_id}' has no record: it never began, or the retention of its workflow is over",
+                metadata={"saga": saga_id},
+            )
+        polls = 0
+        while request.wait and any(each.status is RollbackState.RUNNING for each in executions):
+            polls += 1
+            delay = scaled(OUTCOME_POLLS.delay_after(polls))
+            await cast("restate.Context", ctx).sleep(delay, "before the rollback is read again")
+            executions = await _read_executions(ctx, saga_id, service)
+        for each in executions if request.wait else []:
+            letters = [step.step for step in each.steps if step.state is CompensationState.DEAD_LETTER]
+            _check_outcome(saga_id, each.status, letters)
+    return ExternalRollbackReceipt(saga_id=saga_id, started=False)
+
+
+async def _read_executions(ctx: restate.WorkflowSharedContext, saga_id: str, service: str) -> list[ExecutionStatus]:
+    """Return the rollbacks of all executions of a saga; two services may share its ID."""
+    try:
+        rollback = await ObjectClient(cast("restate.Context", ctx), rollback_status, saga_id).call()
+    except TerminalError as error:
+        if is_own_cancel(error) or error.status_code != NotFound.default_status:
+            raise
+        return []
+    return [each for each in rollback.executions if each.service == service]
+
+
+def _check_outcome(saga_id: str, outcome: RollbackState, dead_letters: list[str]) -> None:
+    if outcome is not RollbackState.ROLLED_BACK:
         raise SagaError(
-            f"the rollback of saga '{saga_id}' needs attention: {', '.join(report.dead_letters)}",
-            metadata={"saga": saga_id, "dead_letters": ",".join(report.dead_letters)},
+            f"the rollback of saga '{saga_id}' needs attention: {', '.join(dead_letters)}",
+            metadata={"saga": saga_id, "dead_letters": ",".join(dead_letters)},
         )
-    return receipt
-
-
-async def _ended_without_steps(ctx: restate.WorkflowSharedContext) -> bool:
-    return await ReadOnlyState(ctx, CLOSED_KEY, ClosedSaga).get() is not None
 
 
 def _never_completed(ctx: restate.WorkflowSharedContext) -> bool:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from perdure.errors import ConfigurationError
 from perdure.handlers import Definition
 from perdure.saga.dead_letters import DeadLetterIndex, DeadLetters
 from perdure.saga.dispatch import RollbackDispatcher
-from perdure.saga.retention import RETENTION
-from perdure.saga.rollback import Rollbacks
+from perdure.saga.rollback import RETENTION, ExecutionRollbacks, Rollbacks
+
+_SHORTEST_RETENTION = timedelta(hours=1)
 
 
 def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
-    """Return the services to serve: `Rollbacks`, its dispatcher, `DeadLetters` and its index.
+    """Return the services to serve: `Rollbacks`, `ExecutionRollbacks`, their dispatcher, `DeadLetters` and its index.
 
     Args:
         retention: How long an ended rollback and its audit log are stored; None for ever.
 
     Raises:
-        ConfigurationError: The retention is 7 days or less.
+        ConfigurationError: The retention is less than an hour; waiters still have to read the result.
     """
+    if retention is not None and retention < _SHORTEST_RETENTION:
+        raise ConfigurationError(f"a rollback retention of {retention} is too short: set an hour or more, or None")
     return [
-        Rollbacks(retention).definition,
+        Rollbacks().definition,
+        ExecutionRollbacks(retention).definition,
         RollbackDispatcher().definition,
         DeadLetters().definition,
         DeadLetterIndex().definition,

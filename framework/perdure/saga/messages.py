@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure._runtime.plain_text import Reason
 from perdure._runtime.records import StoredRecord
-from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, OperatorAction, RollbackRequest
+from perdure.saga.schema import (
+    EXECUTION_ROLLBACKS,
+    ROLLBACKS,
+    AuditEntry,
+    CompensationHandler,
+    CompensationProgress,
+    OperatorAction,
+    RollbackRequest,
+    letter_id,
+)
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
@@ -51,27 +59,11 @@ class RollbackReport(BaseModel):
     dead_letters: list[str] = []
 
 
-class ReportQuery(BaseModel):
-    """Query for the result of a rollback.
-
-    Args:
-        wait: Random ID, repeated in the answer.
-        service: The orchestrator's service.
-        execution_ids: Execution IDs; empty for all executions.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    wait: str
-    service: str
-    execution_ids: list[str] = []
-
-
 class ReportAnswer(BaseModel):
-    """Answer to a `ReportQuery`.
+    """Answer to the query of a waiter for the result.
 
     Args:
-        wait: The query's ID; an answer with another ID is forged.
+        wait: The waiter's random ID; an answer with another ID is forged.
         report: The result; None while the rollback runs.
     """
 
@@ -116,7 +108,7 @@ class RollbackPass(BaseModel):
 
     Args:
         generation: The pass number; a pass that is not the current one does nothing.
-        request: The saga, in its first pass.
+        request: The execution, in its first pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -125,85 +117,67 @@ class RollbackPass(BaseModel):
     request: RollbackRequest | None = None
 
 
-class StepStatus(BaseModel):
+class StepStatus(CompensationProgress):
     """Status of one step of a rollback.
 
     Args:
         position: The step.
         step: Its name.
         compensation: The compensation; None if the step needs none.
-        payload: The payload of the compensation.
-        state: State of the compensation.
-        completed: Whether the action completed; None if unknown.
-        attempts: Failed attempts of the compensation since the last redrive.
-        refusals: Those of the attempts that ended with a terminal error; a few of them make a dead letter.
-        lost_starts: Consecutive starts of the next attempt that failed because a process was lost.
-        redriven: Number of redrives.
-        error: The last error.
-        next_attempt_at: When the next attempt is due; in the past while it runs; None if no attempt follows.
-        trying_since: Start of the attempts that transient errors are counted from.
-        invocation_id: The action's invocation if it was still running.
-        compensation_invocation_id: The invocation of an attempt that takes long.
     """
 
     position: int
     step: str
-    compensation: str | None
-    payload: Any
-    state: CompensationState
-    completed: bool | None
-    attempts: int
-    refusals: int = 0
-    lost_starts: int = 0
-    redriven: int
-    error: str | None
-    next_attempt_at: datetime | None = None
-    trying_since: datetime | None = None
-    invocation_id: str | None
-    compensation_invocation_id: str | None = None
-
-    @property
-    def is_retried(self) -> bool:
-        """Whether the compensation has failed and is tried again."""
-        return self.state is CompensationState.PENDING and self.next_attempt_at is not None
+    compensation: str | None = None
 
 
 class ExecutionStatus(BaseModel):
     """Status of the rollback of one execution."""
 
+    saga_id: str
+    execution: str
+    number: int = 1
     service: str
     status: RollbackState
     strategy: str
     reason: str
     steps: list[StepStatus]
-    execution_ids: list[str] = []
+    started_at: datetime
+    updated_at: datetime
+    audit_log: list[AuditEntry] = []
+
+    def letter_id(self, position: int) -> str:
+        """Return the ID of a step's dead letter."""
+        return letter_id(self.saga_id, self.number, position)
 
 
 class RollbackStatus(ExecutionStatus):
-    """Status of a rollback: that of the last execution, with the IDs, audit log and times of all executions.
+    """Status of a saga's rollback: that of its last execution, and those of the earlier ones.
 
     Args:
         earlier: The earlier executions under the same key, oldest first.
     """
 
-    saga_id: str
-    started_at: datetime
-    updated_at: datetime
     earlier: list[ExecutionStatus] = []
-    audit_log: list[AuditEntry] = []
-
-    def has(self, execution_ids: Collection[str]) -> bool:
-        """Return whether the rollback contains these executions."""
-        return set(execution_ids) <= set(self.execution_ids)
 
     @property
-    def all_steps(self) -> list[StepStatus]:
-        """The steps of all executions, in order."""
-        return [step for each in (*self.earlier, self) for step in each.steps]
+    def executions(self) -> list[ExecutionStatus]:
+        """All executions, oldest first."""
+        return [*self.earlier, self]
 
-    def audit_log_of(self, position: int) -> list[AuditEntry]:
-        """Return the audit entries of one step."""
-        return [each for each in self.audit_log if each.position == position]
+    def step_of(self, letter: str) -> tuple[ExecutionStatus, StepStatus] | None:
+        """Return the execution and the step that a dead letter's ID names."""
+        for each in self.executions:
+            for step in each.steps:
+                if each.letter_id(step.position) == letter:
+                    return each, step
+        return None
+
+    def audit_log_of(self, letter: str) -> list[AuditEntry]:
+        """Return the audit entries of the step that a dead letter's ID names."""
+        return [
+            entry for each in self.executions for entry in each.audit_log if each.letter_id(entry.position) == letter
+        ]
 
 
 class _Input(BaseModel):
@@ -214,6 +188,7 @@ class StepAction(_Input):
     """Operator action on a step, as `Rollbacks` receives it.
 
     Args:
+        number: The number of the execution, see `RollbackRequest`.
         position: The step.
         action: The action.
         actor: The operator.
@@ -222,6 +197,7 @@ class StepAction(_Input):
         signed_action: The operator's signed action.
     """
 
+    number: int = 1
     position: int
     action: OperatorAction
     actor: UserName
@@ -250,7 +226,7 @@ class DeadLetter(StoredRecord):
     """A step whose compensation failed permanently and that needs an operator action.
 
     Args:
-        id: ``{saga}/{position}``.
+        id: ``{saga}/{position}``, or ``{saga}/{number}.{position}`` for a later execution of the saga.
         saga_id: The saga.
         service: The saga's service.
         step: The step's name.
@@ -280,26 +256,29 @@ class DeadLetter(StoredRecord):
     since: datetime
 
 
-def letter_of(rollback: RollbackStatus, letter_id: str) -> DeadLetter | None:
+def letter_of(rollback: RollbackStatus, letter: str) -> DeadLetter | None:
     """Return the content of a step that waits for its next attempt, as that of a dead letter to sign; None if none."""
-    for step in rollback.all_steps:
-        if f"{rollback.saga_id}/{step.position}" == letter_id and step.is_retried and step.next_attempt_at is not None:
-            return DeadLetter(
-                id=letter_id,
-                saga_id=rollback.saga_id,
-                service=rollback.service,
-                step=step.step,
-                position=step.position,
-                compensation=step.compensation or "",
-                payload=step.payload,
-                error=step.error or "",
-                signature="",
-                reason=rollback.reason,
-                attempts=step.attempts,
-                redriven=step.redriven,
-                since=step.trying_since or step.next_attempt_at,
-            )
-    return None
+    found = rollback.step_of(letter)
+    if found is None:
+        return None
+    execution, step = found
+    if not step.is_retried or step.next_attempt_at is None:
+        return None
+    return DeadLetter(
+        id=letter,
+        saga_id=execution.saga_id,
+        service=execution.service,
+        step=step.step,
+        position=step.position,
+        compensation=step.compensation or "",
+        payload=step.payload,
+        error=step.error or "",
+        signature="",
+        reason=execution.reason,
+        attempts=step.attempts,
+        redriven=step.redriven,
+        since=step.trying_since or step.next_attempt_at,
+    )
 
 
 class DeadLetterFilter(_Input):
@@ -417,6 +396,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
 
 
 begin_target: KeyedTarget[RollbackRequest, None] = KeyedTarget(ROLLBACKS, "begin", RollbackRequest, None)
-read_report: KeyedTarget[ReportQuery, ReportAnswer] = KeyedTarget(ROLLBACKS, "report", ReportQuery, ReportAnswer)
 rollback_status: KeyedTarget[None, RollbackStatus] = KeyedTarget(ROLLBACKS, "status", None, RollbackStatus)
 apply_to_step: KeyedTarget[StepAction, ActionReceipt] = KeyedTarget(ROLLBACKS, "apply", StepAction, ActionReceipt)
+execution_status: KeyedTarget[None, ExecutionStatus] = KeyedTarget(EXECUTION_ROLLBACKS, "status", None, ExecutionStatus)
+read_report: KeyedTarget[str, ReportAnswer] = KeyedTarget(EXECUTION_ROLLBACKS, "report", str, ReportAnswer)

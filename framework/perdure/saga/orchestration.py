@@ -27,7 +27,7 @@ from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
-from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
+from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
 from perdure.saga.submission import (
@@ -415,7 +415,10 @@ class Orchestration:
 
     def close(self) -> None:
         """Record that the execution completed, so that the reconciler does not treat it as orphaned."""
-        self.ctx.set(CLOSED_KEY, ClosedSaga(phase=SagaPhase.COMPLETED), serde=_closed_serde)
+        self._close(ClosedSaga(phase=SagaPhase.COMPLETED))
+
+    def _close(self, closed: ClosedSaga) -> None:
+        self.ctx.set(CLOSED_PREFIX + closed.phase, closed, serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
         """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
@@ -425,22 +428,20 @@ class Orchestration:
             return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")
         # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.
         running = {position: await self._steps.invocation_id(call) for position, call in self._steps.running.items()}
-        request = self._request(error, running)
         if isinstance(error, WaitEndedByTimeout):  # a replay would not get here, so nothing may suspend the attempt
-            await self._submit(request, await new_execution_ids())
+            await submit_rollback(self.ctx, self._request(error, running, await new_execution_ids(self.saga_id)))
             return self._closed(error, SagaPhase.FAILED, "submitted")
         if not cancelled:
             self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
-        ids, cancel = await make_execution_ids(self.ctx)
+        ids, cancel = await make_execution_ids(self.ctx, self.saga_id)
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
+        request = self._request(error, running, ids)
         if cancelled:
-            await self._submit(request, ids)
+            await submit_rollback(self.ctx, request)
             return self._closed(error, SagaPhase.CANCELLED, "submitted")
         try:
-            report = await await_rollback(
-                self.ctx, self._identified(request, ids), ids.wait, self._config.rollback_wait
-            )
+            report = await await_rollback(self.ctx, request, ids.wait, self._config.rollback_wait)
         except Cancelled as cancel:
             return self._closed(cancel, SagaPhase.CANCELLED, "submitted")
         if report.outcome is RollbackState.RUNNING:
@@ -451,29 +452,22 @@ class Orchestration:
             facts["dead_letters"] = ",".join(report.dead_letters)
         return self._closed(error, phase, report.outcome, **facts)
 
-    async def _submit(self, request: RollbackRequest, ids: ExecutionIds) -> None:
-        await submit_rollback(self.ctx, self._identified(request, ids))
-
-    def _identified(self, request: RollbackRequest, ids: ExecutionIds) -> RollbackRequest:
-        """Record the ID of this execution, and return the request with it."""
+    def _request(self, error: TerminalError, running: dict[int, str], ids: ExecutionIds) -> RollbackRequest:
+        """Record the ID of this execution, and return the request for its rollback."""
         self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
-        return request.model_copy(update={"execution_ids": [ids.execution], "trace": ids.trace})
-
-    def _request(self, error: TerminalError, running: dict[int, str]) -> RollbackRequest:
         return RollbackRequest(
             saga_id=self.saga_id,
+            execution=ids.execution,
             service=self._service,
             config=self._config,
             steps=self.saga.steps,
             completed=self.saga.completed,
             running=running,
             reason=error.message,
-            first_hand=True,
+            trace=ids.trace,
         )
 
     def _closed(self, error: TerminalError, phase: SagaPhase, rollback: RollbackResult, **facts: str) -> TerminalError:
-        rolls_back = rollback != "nothing_to_roll_back"
-        closed = ClosedSaga(phase=phase, error=error.message, rolls_back=rolls_back)
-        self.ctx.set(CLOSED_KEY, closed, serde=_closed_serde)
+        self._close(ClosedSaga(phase=phase, error=error.message))
         error.metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": str(rollback), **facts}
         return error

@@ -29,9 +29,9 @@ _SHORTEST_CHECK: Final = timedelta(seconds=1)
 _LONGEST_CHECK: Final = timedelta(minutes=1)
 _ENDED_ATTEMPT: Final[dict[str, Any]] = {
     "trying_since": None,
-    "unknown_outcomes": 0,
+    "lost_starts": 0,
     "unresolved_attempt": None,
-    "running": None,
+    "compensation_invocation_id": None,
 }
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b\w*\d\w*\b")
 
@@ -81,25 +81,12 @@ def initial_progress(
     return progress
 
 
-def offset_steps(steps: list[StepRecord], offset: int) -> list[StepRecord]:
-    """Return the steps with their positions, which start with 1, increased by an offset."""
-    return [
-        step.model_copy(
-            update={
-                "position": step.position + offset,
-                "group": None if step.group is None else step.group + offset,
-            }
-        )
-        for step in steps
-    ]
-
-
 def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> list[int]:
     """Return the positions of the steps to compensate next, together; empty if none is left to try.
 
     Args:
-        steps: All recorded steps of one execution.
-        progress: The progress by position; entries of other executions are ignored.
+        steps: All recorded steps.
+        progress: The progress by position.
         config: The rollback settings.
     """
     own = [progress[step.position] for step in steps]
@@ -113,7 +100,7 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
         for step in steps
         if progress[step.position].state is CompensationState.PENDING
         and not (step.after_others and blocked)
-        and not (succeeded and progress[step.position].redrives == 0)  # a redriven step runs regardless
+        and not (succeeded and progress[step.position].redriven == 0)  # a redriven step runs regardless
     ]
     if not pending:
         return []
@@ -121,12 +108,6 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
     if last.group is None or config.strategy is CompensationStrategy.UNTIL_SUCCESS:
         return [last.position]
     return sorted((step.position for step in pending if step.group == last.group), reverse=True)
-
-
-def time_until_due(positions: list[int], progress: dict[int, StepProgress], now: datetime) -> timedelta:
-    """Return the time until all of these steps are due."""
-    dues = [due for position in positions if (due := progress[position].due) is not None]
-    return max(timedelta(0), max(dues, default=now) - now)
 
 
 def after_success(progress: StepProgress) -> StepProgress:
@@ -166,16 +147,14 @@ def after_unknown_outcome(
     The attempt is repeated under the same idempotency key, which attaches to a started compensation. A redrive does the
     same, so no step is compensated twice, and a restart of the saga service uses up no attempt.
     """
-    lost = progress.with_(
-        unknown_outcomes=progress.unknown_outcomes + 1, unresolved_attempt=progress.attempt, error=error
-    )
+    lost = progress.with_(lost_starts=progress.lost_starts + 1, unresolved_attempt=progress.attempt, error=error)
     return lost if _permits(retry, lost, now) else _exhausted(lost, config)
 
 
 def delay_after(progress: StepProgress, retry: RetryPolicy, config: SagaConfig) -> timedelta:
     """Return the delay before the next attempt of a step that failed and is pending."""
-    if progress.unknown_outcomes:
-        return retry.delay_after(progress.unknown_outcomes)
+    if progress.lost_starts:
+        return retry.delay_after(progress.lost_starts)
     if progress.trying_since is None:
         return config.retry.delay_after(progress.refusals)
     return retry.delay_after(progress.attempts - progress.refusals)
@@ -189,7 +168,7 @@ def delay_while_running(progress: StepProgress, now: datetime) -> timedelta:
 
 def _permits(retry: RetryPolicy, progress: StepProgress, now: datetime) -> bool:
     elapsed = timedelta(0) if progress.trying_since is None else now - progress.trying_since
-    return retry.permits(progress.attempts - progress.refusals + progress.unknown_outcomes, elapsed * time_scale())
+    return retry.permits(progress.attempts - progress.refusals + progress.lost_starts, elapsed * time_scale())
 
 
 def _exhausted(progress: StepProgress, config: SagaConfig) -> StepProgress:
@@ -198,7 +177,7 @@ def _exhausted(progress: StepProgress, config: SagaConfig) -> StepProgress:
 
 
 def rollback_state(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> RollbackState:
-    """Return the state of the rollback of one execution; see `next_steps` for the arguments."""
+    """Return the state of a rollback; see `next_steps` for the arguments."""
     if next_steps(steps, progress, config):
         return RollbackState.RUNNING
     if any(progress[step.position].state is CompensationState.DEAD_LETTER for step in steps):
@@ -235,13 +214,13 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
             state=CompensationState.PENDING,
             attempts=0,
             refusals=0,
-            unknown_outcomes=0,
+            lost_starts=0,
             trying_since=None,
-            due=None,
-            redrives=progress.redrives + 1,
+            next_attempt_at=None,
+            redriven=progress.redriven + 1,
             payload=new,
         )
-    return progress.with_(state=_STATE_AFTER[action])
+    return progress.with_(state=_STATE_AFTER[action], next_attempt_at=None)
 
 
 def error_signature(error: str) -> str:

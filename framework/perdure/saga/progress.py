@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import restate
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
+from perdure._runtime.admin_url import admin_url
 from perdure._runtime.sdk import handler_info
-from perdure._runtime.waiting import done_before, is_own_cancel
+from perdure._runtime.waiting import done_before
 from perdure.clients import ObjectClient
-from perdure.errors import Conflict, NotFound, TerminalError, error_code
-from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.retried import retries_for_status
+from perdure.engine.admin import AdminClient
+from perdure.errors import EngineError, NotFound, TerminalError, error_code
+from perdure.observability.logging import get_logger
+from perdure.saga.messages import ExecutionStatus, execution_status
+from perdure.saga.retried import ADMIN_TIMEOUT, retries_for_status
 from perdure.saga.schema import (
-    CLOSED_KEY,
+    CLOSED_PREFIX,
     EXECUTION_PREFIX,
+    EXECUTION_PROMISE,
     FAILED_KEY,
-    ROLLBACK_PROMISE,
     STEP_PREFIX,
     ClosedSaga,
     StepRecord,
+    times_sql,
 )
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.signals import get_internal_signal
@@ -29,8 +34,11 @@ from perdure.state import ReadOnlyState
 from perdure.status import StatusData
 
 ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=2)
-"""Time limit of the query to `Rollbacks`; a status must be available while the saga service is down."""
+"""Time limit of the query to `ExecutionRollbacks`; a status must be available while the saga service is down."""
 
+log = get_logger("perdure.saga")
+
+_datetime = TypeAdapter(datetime)
 _OPEN_PHASES = (SagaPhase.NOT_STARTED, SagaPhase.RUNNING, SagaPhase.COMPENSATING)
 _PHASE_OF = {
     RollbackState.RUNNING: SagaPhase.COMPENSATING,
@@ -40,49 +48,54 @@ _PHASE_OF = {
 }
 
 
-async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None) -> StatusData:
+async def read_status(ctx: restate.WorkflowSharedContext, expected_steps: int | None) -> StatusData:
     """Return an orchestration's status; without ``expected_steps``, the progress is 0 or 1."""
-    status, rollback = await _recorded_status(ctx, saga_id, expected_steps)
+    steps = await read_steps(ctx)
+    records = [record for record in steps if not record.pivot]
+    closed = await read_closed(ctx)
+    failed = await _read(ctx, FAILED_KEY, str)
+    execution = await read_execution(ctx)
+    status = status_of_record(_names(records, ended=closed is not None), closed, failed, expected_steps)
+    rollback = None
+    if failed is not None or execution is not None:
+        rollback = None if execution is None else await read_rollback(ctx, execution)
+        status = add_rollback(status, rollback)
+    # The facts of the engine need no journal entry: no durable operation follows that would depend on them.
+    times = await _read_times(steps[0].invocation) if steps else {}
+    status = status.model_copy(update={**times, "updated_at": status.updated_at or times.get("updated_at")})
     if status.is_complete:
         return status
-    # The result needs no journal entry: no durable operation follows that would depend on it.
     compensations = [step.compensation_invocation_id for step in rollback.steps] if rollback else []
     retried = await retries_for_status(handler_info(ctx).service, ctx.key(), compensations)
     return status.model_copy(update={"metadata": {**status.metadata, "retried": retried}}) if retried else status
 
 
-async def _recorded_status(
-    ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None
-) -> tuple[StatusData, RollbackStatus | None]:
-    """Return the status that follows from the record and the rollback, and the rollback."""
-    records = [record for record in await read_steps(ctx) if not record.pivot]
-    closed = await _read(ctx, CLOSED_KEY, ClosedSaga)
-    failed = await _read(ctx, FAILED_KEY, str)
-    status = status_of_record(_names(records, ended=closed is not None), closed, failed, expected_steps)
-    rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await has_external_rollback(ctx)
-    if not rolls_back:
-        return status, None
-    rollback = await read_rollback(ctx, saga_id)
-    ids = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
-    if rollback is not None and not rollback.has(ids):  # the rollback of an earlier execution under this key
-        rollback = None
-    return add_rollback(status, rollback), rollback
-
-
-async def has_external_rollback(ctx: restate.WorkflowSharedContext) -> bool:
-    """Return whether a rollback was requested from outside, which the orchestration itself does not record."""
-    return await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).peek() is True
-
-
-async def mark_external_rollback(ctx: restate.WorkflowSharedContext) -> None:
-    """Record a rollback from outside in a promise, because a shared handler cannot write state."""
-    if await has_external_rollback(ctx):
-        return
+async def _read_times(invocation: str) -> dict[str, datetime]:
+    """Return the times of an orchestration from the engine's journal; none without the admin API."""
+    url = admin_url()
+    if url is None:
+        return {}
     try:
-        await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).resolve(True)
-    except TerminalError as error:
-        if is_own_cancel(error) or error.status_code != Conflict.default_status:
-            raise  # a conflict means that a concurrent request marked it
+        async with asyncio.timeout(ADMIN_TIMEOUT), AdminClient(url) as admin:
+            rows = await admin.query(times_sql(invocation))
+    except (EngineError, TimeoutError) as error:
+        log.warning("saga.status.times_unknown", reason=str(error))
+        return {}
+    return {row["field"]: _datetime.validate_python(row["at"]) for row in rows if row.get("at") is not None}
+
+
+async def read_closed(ctx: restate.WorkflowSharedContext) -> ClosedSaga | None:
+    """Return the result that an orchestration stored; None if it has not ended by itself."""
+    names = [name for name in await ctx.state_keys() if name.startswith(CLOSED_PREFIX)]
+    return await _read(ctx, names[0], ClosedSaga) if names else None
+
+
+async def read_execution(ctx: restate.WorkflowSharedContext) -> str | None:
+    """Return the ID of an execution that was submitted for rollback, by itself or from outside."""
+    for name in await ctx.state_keys():
+        if name.startswith(EXECUTION_PREFIX):
+            return name.removeprefix(EXECUTION_PREFIX)
+    return await get_internal_signal(ctx, EXECUTION_PROMISE, str).peek()
 
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
@@ -92,10 +105,10 @@ async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
     return [record for record in records if record is not None]
 
 
-async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
-    """Return the rollback of a saga, or None if it has not begun or the saga service does not respond in time."""
+async def read_rollback(ctx: restate.WorkflowSharedContext, execution: str) -> ExecutionStatus | None:
+    """Return the rollback of an execution; None if it has not begun or the saga service does not respond in time."""
     caller = cast("restate.Context", ctx)
-    query = ObjectClient(caller, rollback_status, saga_id).call_async()
+    query = ObjectClient(caller, execution_status, execution).call_async()
     limit = caller.sleep(ROLLBACK_STATUS_TIMEOUT, "time limit of the rollback status")
     if not await done_before(query.future, limit, "the query of the rollback status"):
         return None
@@ -116,7 +129,7 @@ def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
     return [*(record.step for record in records if record.group != last), " + ".join(together)]
 
 
-def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
+def add_rollback(status: StatusData, rollback: ExecutionStatus | None) -> StatusData:
     """Return an orchestration's status with that of its rollback, which is None before its start."""
     if rollback is None:
         if status.phase in (SagaPhase.NOT_STARTED, SagaPhase.RUNNING):

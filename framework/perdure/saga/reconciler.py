@@ -3,8 +3,8 @@
 A handler is not told that it is killed, and a paused invocation waits without end; both leave a saga half done. The
 reconciler queries the engine at an interval for:
 
-- an orchestration that ended without closing its saga, killed by a person or by its retry policy;
-- an orchestration that submitted its rollback, which never began because its start was killed;
+- an orchestration that ended without closing its saga, killed by a person or by its retry policy, or that submitted
+  its rollback, which never began because its start was killed;
 - an orchestration that has been paused for too long; it is killed, so that it cannot continue beside its rollback;
 - an open rollback without a running or scheduled invocation;
 - a paused invocation that rollbacks or alerts depend on; it is resumed.
@@ -13,8 +13,8 @@ A saga is not rolled back while calls of its orchestration still run, since they
 reconciler cancels them and waits for their end, scan by scan. After a kill by a person, which ends the calls too, their
 threads may still commit; so it also waits for a grace period.
 
-The scan is a query by a process. Only if it finds something new, it calls the durable handler `reconcile`, which scans
-again by itself. So any caller may call `reconcile`.
+The scan is a query by a process. Only if it finds something, it calls the durable handler `reconcile`, which scans
+again by itself. So any caller may call `reconcile`. Repaired work is in no later scan.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 import restate
@@ -57,7 +56,7 @@ from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.gauges import saga_gauges, sample_sagas
+from perdure.saga.gauges import SagaSampler, saga_gauges
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recovery import RemainingCalls, UnresponsiveService, remaining_calls, request_rollback
 from perdure.saga.rollback import resume_target
@@ -65,10 +64,11 @@ from perdure.saga.schema import (
     ATTEMPTS_PREFIX,
     CANCELLED_PREFIX,
     KILLED_PREFIX,
+    LATE_PREFIX,
     SAGA_RECONCILER,
-    SUBMITTED_PREFIX,
     OrphanKind,
     orphan_queries,
+    suspects_sql,
 )
 from perdure.security.keys import PrivateKey
 from perdure.state import State
@@ -78,8 +78,8 @@ log = get_logger("perdure.saga.reconciler")
 
 RECONCILER_KEY: Final = "all"
 
-_ROLLED_BACK: Final[tuple[OrphanKind, ...]] = ("orphaned", "unopened")
-"""Kinds that are repaired once. Other kinds may recur, and a paused orchestration that is killed is orphaned then."""
+_FULL_SCAN_INTERVAL: Final = timedelta(minutes=1)
+"""The query for orphans joins the tables of all sagas. Between full scans it runs only if something suggests one."""
 _KILL_DURATION = timedelta(minutes=1)
 _MAX_ACTIONS = 500
 
@@ -136,9 +136,9 @@ class OrphanedSaga(BaseModel):
     """An orphaned saga or rollback.
 
     Args:
-        kind: An ended orchestration, one whose rollback never began, a paused one, a stalled rollback, or a
-            paused invocation that rollbacks depend on.
-        id: The invocation; for a rollback, the saga's ID.
+        kind: An ended orchestration, a paused one, a stalled rollback, or a paused invocation that rollbacks depend
+            on.
+        id: The invocation; for a rollback, the execution's ID.
         service: The service.
         key: The key.
         reason: The engine's failure message.
@@ -181,10 +181,9 @@ async def find_orphans(admin: AdminClient, config: SagaReconcilerConfig) -> list
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    queries = orphan_queries(config.grace, config.paused_limit, [ALERT_DISPATCHER])
     return [
-        OrphanedSaga(kind=kind, **{**row, "reason": row["reason"] or ""})
-        for kind, sql in queries.items()
+        OrphanedSaga.model_validate({**row, "reason": row.get("reason") or ""})
+        for sql in orphan_queries(config.grace, config.paused_limit, [ALERT_DISPATCHER])
         for row in await admin.query(sql)
     ]
 
@@ -212,9 +211,8 @@ class SagaReconciler:
             hanging_limit=config.hanging_limit,
             scan_interval=max(SCAN_INTERVAL, config.interval),
         )
-        self._known: set[str] = set()
         self._conditions: frozenset[str] = frozenset()
-        self._next_alert_scan = 0.0
+        self._next_alert_scan = self._next_full_scan = 0.0
         self._alert_scan: asyncio.Task[None] | None = None
 
     def definitions(self) -> list[Definition]:
@@ -225,7 +223,7 @@ class SagaReconciler:
     async def watching(self) -> AsyncIterator[None]:
         """Scan at once and then at the interval while the context is entered."""
         config = self._config
-        self._known, self._conditions, self._next_alert_scan = set(), frozenset(), 0.0
+        self._conditions, self._next_alert_scan, self._next_full_scan = frozenset(), 0.0, 0.0
         poller = Poller(
             "reconciler",
             log,
@@ -234,7 +232,7 @@ class SagaReconciler:
             config.interval,
             config.codec,
             saga_gauges(),
-            partial(sample_sagas, hanging_limit=config.hanging_limit),
+            SagaSampler(config.hanging_limit),
             self._scan,
         )
         try:
@@ -266,17 +264,18 @@ class SagaReconciler:
         self._conditions = conditions
 
     async def _scan_sagas(self, admin: AdminClient, ingress: IngressClient) -> None:
-        orphans = await find_orphans(admin, self._config)
-        ids = {each.unique_id for each in orphans}
-        if ids - self._known:
-            report = await ingress.call(reconcile_target, key=RECONCILER_KEY)
-            ids = {each.unique_id for each in orphans if each.kind in _ROLLED_BACK} - set(report.failed)
-            if report.left:
-                ids.clear()
-        self._known = ids
+        now = time.monotonic()
+        is_full = now >= self._next_full_scan
+        since = _FULL_SCAN_INTERVAL + self._config.grace + _KILL_DURATION
+        if not is_full and not await admin.query(suspects_sql(since)):
+            return
+        if await find_orphans(admin, self._config):
+            await ingress.call(reconcile_target, key=RECONCILER_KEY)
+        if is_full:
+            self._next_full_scan = now + _FULL_SCAN_INTERVAL.total_seconds()
 
     async def reconcile(self, ctx: restate.ObjectContext) -> ReconcileReport:
-        """Scan once, and repair each orphan once."""
+        """Scan once, and repair each orphan."""
         orphans = await run_with_retry(ctx, RunConfig("find orphans", max_retries=5), self._find_orphans)
         now = await Time(ctx).now()
         names = await ctx.state_keys()
@@ -290,32 +289,33 @@ class SagaReconciler:
             if actions == _MAX_ACTIONS:
                 report.left += 1
                 continue
+            late = LATE_PREFIX + orphan.unique_id
             try:
-                if orphan.service in unresponsive and orphan.kind in _ROLLED_BACK:
+                if orphan.service in unresponsive and orphan.kind == "orphaned":
                     raise UnresponsiveService(f"{orphan.service} does not answer")
                 actions += 1
                 reason = await self._repair(ctx, orphan, now)
             except TerminalError as error:
                 if is_own_cancel(error):
                     raise
-                if isinstance(error, UnresponsiveService):
-                    unresponsive.add(orphan.service)
-                message = error.message.partition("\nTraceback")[0]
-                log.warning(
-                    "reconciler.failed", kind=orphan.kind, service=orphan.service, key=orphan.key, error=message
-                )
-                report.failed[orphan.unique_id] = message
-                continue
-            report.acted_on.append(orphan)
-            await _record(ctx, orphan)
-            if orphan.kind == "paused":
-                continue  # notified when its rollback starts
+                report.failed[orphan.unique_id] = message = _log_failure(orphan, error)
+                if not isinstance(error, UnresponsiveService):
+                    continue
+                unresponsive.add(orphan.service)
+                if await State(ctx, late, bool).get():
+                    continue
+                # A later answer starts the rollback, and the saga is then in no scan.
+                await State(ctx, late, bool).set(True)
+                reason = f"{orphan.reason}; {message}"
+            else:
+                report.acted_on.append(orphan)
+                _report(ctx, orphan)
+                if orphan.kind == "paused" or await State(ctx, late, bool).get():
+                    continue  # notified when its rollback starts, or before
             alerts[orphan.service].append(_alert(orphan, reason, now))
             if len(alerts[orphan.service]) <= MAX_SINGLE_ALERTS:
                 await _notify(ctx, alerts[orphan.service][-1])
-        for each in alerts.values():
-            if rest := each[MAX_SINGLE_ALERTS:]:
-                await _notify(ctx, Alert.for_group(rest, len(rest), now))
+        await _notify_rest(ctx, alerts.values(), now)
         return report
 
     async def _repair(self, ctx: restate.ObjectContext, orphan: OrphanedSaga, now: datetime) -> str:
@@ -390,21 +390,23 @@ class SagaReconciler:
             return bool(await admin.query(is_paused)) and await admin.control_if_permitted(invocation_id, "kill")
 
 
-async def _record(ctx: restate.ObjectContext, orphan: OrphanedSaga) -> None:
-    """Record a repair."""
-    if orphan.kind in _ROLLED_BACK:
-        await State(ctx, SUBMITTED_PREFIX + orphan.unique_id, bool).set(True)
+def _log_failure(orphan: OrphanedSaga, error: TerminalError) -> str:
+    message = error.message.partition("\nTraceback")[0]
+    log.warning("reconciler.failed", kind=orphan.kind, service=orphan.service, key=orphan.key, error=message)
+    return message
+
+
+def _report(ctx: restate.ObjectContext, orphan: OrphanedSaga) -> None:
     if not is_replaying(ctx):
         RECONCILER_REPAIRS.count(service=orphan.service, kind=orphan.kind)
     log.warning("reconciler.acted", kind=orphan.kind, service=orphan.service, key=orphan.key, reason=orphan.reason)
 
 
 def _pending(orphans: Iterable[OrphanedSaga], names: Set[str]) -> list[OrphanedSaga]:
-    """Return orphans that were not submitted before, without duplicates; failed ones last, so that they block none."""
+    """Return orphans without duplicates; those whose repair failed before come last, so that they block none."""
     pending: dict[str, OrphanedSaga] = {}
     for orphan in orphans:
-        if SUBMITTED_PREFIX + orphan.unique_id not in names:
-            pending.setdefault(orphan.unique_id, orphan)
+        pending.setdefault(orphan.unique_id, orphan)
     return sorted(pending.values(), key=lambda orphan: ATTEMPTS_PREFIX + orphan.unique_id in names)
 
 
@@ -423,3 +425,10 @@ def _alert(orphan: OrphanedSaga, reason: str, now: datetime) -> Alert:
 
 async def _notify(ctx: restate.ObjectContext, alert: Alert) -> None:
     await send_notification(ctx, AlertNotification(event="reconciler.acted", alert=alert))
+
+
+async def _notify_rest(ctx: restate.ObjectContext, alerts: Iterable[list[Alert]], now: datetime) -> None:
+    """Send one notification per service for the alerts that exceed the limit of single ones."""
+    for each in alerts:
+        if rest := each[MAX_SINGLE_ALERTS:]:
+            await _notify(ctx, Alert.for_group(rest, len(rest), now))

@@ -89,6 +89,7 @@ class Saga:
             pivot=pivot,
             after_others=after_others,
             parent="" if self.steps else self._parent,
+            invocation="" if self.steps else self._ctx.request().id,
             retry=None if compensation is None else compensation.retry,
         )
         self._publish_added(record)

@@ -1,24 +1,33 @@
-"""`Rollbacks`: the rollback of a saga, a virtual object keyed by the saga's ID.
+"""The rollback of a saga: `Rollbacks` lists its executions, and `ExecutionRollbacks` rolls each of them back.
+
+A workflow key can be reused after its retention, and a saga then has several executions. `Rollbacks` is a virtual
+object keyed by the saga's ID, and `ExecutionRollbacks` one keyed by the execution's ID.
 
 A rollback runs in passes. A pass compensates steps until it has to wait for a retry or a slow compensation; then it
-ends and schedules the next pass. Between passes the object is free for status queries and operator actions. Each pass
-has a generation, and a pass that is not the current one does nothing.
+ends and schedules the next pass. Between passes the object is free for operator actions. Each pass has a generation,
+and a pass that is not the current one does nothing.
 
-Orchestrators start a rollback through `begin`, since a kill reaches everything that the killed invocation called or
-sent, but not what `begin` sends after it has ended. Compensations are one-way sends with an idempotency key per
-attempt, which the pass attaches to: a cancel of the pass cancels no compensation, and a repeated pass repeats none.
+Orchestrators start a rollback through `Rollbacks.begin`, since a kill reaches everything that the killed invocation
+called or sent, but not what `begin` sends after it has ended. Compensations are one-way sends with an idempotency key
+per attempt, which the pass attaches to: a cancel of the pass cancels no compensation, and a repeated pass repeats none.
+
+A rollback that ends with no dead letters schedules a `Purge` of itself, because its state would only grow. Its phase,
+a few bytes, remains: without it, a retained orchestration would look orphaned and would be rolled back again.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 import restate
+from pydantic import BaseModel, ConfigDict
 
 from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
+from perdure._wake_ups import wake_up
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
@@ -27,21 +36,20 @@ from perdure.observability.logging import get_logger
 from perdure.observability.metrics import COMPENSATIONS, OPERATOR_ACTIONS
 from perdure.observability.metrics import ROLLBACKS as ROLLBACKS_ENDED
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.admission import admit
 from perdure.saga.config import SagaConfig
 from perdure.saga.dead_letters import dead_letter_of, remove_dead_letter, send_dead_letter, store_dead_letter
 from perdure.saga.dispatch import Attempt
-from perdure.saga.executions import execution_number_at, executions_of, is_over, report_of
 from perdure.saga.messages import (
     ActionReceipt,
     ExecutionStatus,
     ReportAnswer,
-    ReportQuery,
     RollbackPass,
+    RollbackReport,
     RollbackStatus,
     StepAction,
     StepStatus,
     apply_to_step,
+    execution_status,
     read_report,
     rollback_status,
 )
@@ -54,125 +62,220 @@ from perdure.saga.policy import (
     apply_action,
     delay_after,
     delay_while_running,
+    initial_progress,
     next_steps,
     rollback_state,
-    time_until_due,
 )
-from perdure.saga.retention import RETENTION, Purge, check_retention, plan_purge, purge_unchanged
 from perdure.saga.schema import (
+    EXECUTION_ROLLBACKS,
+    PHASE_PREFIX,
     ROLLBACKS,
     AuditEntry,
+    CompensationProgress,
     OperatorAction,
     RollbackProgress,
     RollbackRequest,
     StepProgress,
     StepRecord,
-    StoredSaga,
+    StoredRollback,
+    Waiter,
     all_step_progress,
     audit_entry_state,
-    open_marker,
+    executions_state,
+    letter_id,
+    mark_phase,
+    phase_marker,
     rollback_progress_state,
-    saga_state,
+    rollback_record,
+    saga_of,
     step_progress_state,
 )
 from perdure.saga.signatures import check_action
 from perdure.saga.status import CompensationState, RollbackState
-from perdure.saga.waits import report_for, wake_waiters
+from perdure.state import State
 from perdure.targets import KeyedTarget
 
 MAX_ROUNDS = 20
 """Number of steps, or groups, per pass. Each wait may replay the journal, so a pass costs the square of its length."""
+RETENTION: Final = timedelta(days=90)
+
+_CLOSED = (RollbackState.ROLLED_BACK, RollbackState.FINISHED_FORWARD)
 
 log = get_logger("perdure.saga")
 
-_run = KeyedTarget(ROLLBACKS, "run", RollbackPass, None)
-resume_target = KeyedTarget(ROLLBACKS, "resume", None, None)
+
+class Purge(BaseModel):
+    """Request of a rollback to purge itself, if it has not changed.
+
+    Args:
+        generation: Its last pass.
+        actions: The number of its audit entries.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    generation: int
+    actions: int
+
+
+_run = KeyedTarget(EXECUTION_ROLLBACKS, "run", RollbackPass, None)
+_apply = KeyedTarget(EXECUTION_ROLLBACKS, "apply", StepAction, ActionReceipt)
+resume_target = KeyedTarget(EXECUTION_ROLLBACKS, "resume", None, None)
+purge_target: KeyedTarget[Purge, bool] = KeyedTarget(EXECUTION_ROLLBACKS, "purge", Purge, bool)
 
 
 class Rollbacks:
-    """Handlers of `Rollbacks`.
+    """Handlers of `Rollbacks`."""
 
-    Args:
-        retention: How long an ended rollback is stored; None for ever.
-
-    Raises:
-        ConfigurationError: The retention is too short; see `check_retention`.
-    """
-
-    def __init__(self, retention: timedelta | None = RETENTION) -> None:
-        self._retention = check_retention(retention)
+    def __init__(self) -> None:
         self.definition = restate.VirtualObject(
             ROLLBACKS,
-            description="Rolls back sagas, independently of their orchestrators.",
+            description="Starts and lists the rollbacks of a saga's executions.",
             invocation_retry_policy=DAY_LONG_RETRIES,
         )
-        handler(self.definition, "shared", ingress_private=True)(self.begin)
-        handler(self.definition, "exclusive", ingress_private=True)(self.run)
-        handler(self.definition, "exclusive", ingress_private=True)(self.resume)
-        handler(self.definition, "exclusive", ingress_private=True)(self.purge)
-        handler(self.definition, "exclusive", name=apply_to_step.handler, ingress_private=True)(self.apply)
-        handler(self.definition, "shared", name=read_report.handler, ingress_private=True)(self.report)
+        handler(self.definition, "exclusive", ingress_private=True)(self.begin)
+        handler(self.definition, "shared", name=apply_to_step.handler, ingress_private=True)(self.apply)
         handler(self.definition, "shared", name=rollback_status.handler, read_only=True, ingress_private=False)(
             self.status
         )
 
-    async def begin(self, ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
-        """Start a saga's rollback, independent of the caller."""
+    async def begin(self, ctx: restate.ObjectContext, request: RollbackRequest) -> None:
+        """Start the rollback of an execution, independent of the caller. A repeated request adds its waiter."""
         annotate(saga_id=ctx.key())
         link_to(request.trace)
         if request.saga_id != ctx.key():
             raise Conflict(f"saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
-        await ObjectClient(ctx, _run, ctx.key()).send(RollbackPass(request=request))
+        executions = await executions_state(ctx).get() or []
+        if request.execution not in executions:
+            executions = [*executions, request.execution]
+            await executions_state(ctx).set(executions)
+        numbered = request.model_copy(update={"number": executions.index(request.execution) + 1})
+        await ObjectClient(ctx, _run, request.execution).send(RollbackPass(request=numbered))
+
+    async def apply(self, ctx: restate.ObjectSharedContext, request: StepAction) -> ActionReceipt:
+        """Apply an operator action to a step of an execution."""
+        executions = await executions_state(ctx).get() or []
+        if not 1 <= request.number <= len(executions):
+            raise _no_dead_letter(letter_id(ctx.key(), request.number, request.position))
+        return await ObjectClient(ctx, _apply, executions[request.number - 1]).call(request)
+
+    async def status(self, ctx: restate.ObjectSharedContext) -> RollbackStatus:
+        """Return the status of a saga's rollback: its last execution, with its steps, and the earlier ones."""
+        executions = await executions_state(ctx).get() or []
+        queries = [ObjectClient(ctx, execution_status, each).call_async() for each in executions]
+        found: list[ExecutionStatus] = []
+        for query in queries:
+            try:
+                found.append(await query)
+            except TerminalError as error:
+                if error.status_code != NotFound.default_status:  # else not recorded yet, or purged
+                    raise
+        if not found:
+            raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
+        *earlier, last = found
+        return RollbackStatus(**dict(last), earlier=earlier)
+
+
+class ExecutionRollbacks:
+    """Handlers of `ExecutionRollbacks`.
+
+    Args:
+        retention: How long an ended rollback is stored; None for ever.
+    """
+
+    def __init__(self, retention: timedelta | None = RETENTION) -> None:
+        self._retention = retention
+        self.definition = restate.VirtualObject(
+            EXECUTION_ROLLBACKS,
+            description="Rolls back one execution of a saga, independently of its orchestrator.",
+            invocation_retry_policy=DAY_LONG_RETRIES,
+        )
+        handler(self.definition, "exclusive", ingress_private=True)(self.run)
+        handler(self.definition, "exclusive", ingress_private=True)(self.resume)
+        handler(self.definition, "exclusive", ingress_private=True)(self.purge)
+        handler(self.definition, "exclusive", ingress_private=True)(self.apply)
+        handler(self.definition, "shared", name=read_report.handler, ingress_private=True)(self.report)
+        handler(self.definition, "shared", name=execution_status.handler, read_only=True, ingress_private=False)(
+            self.status
+        )
 
     async def run(self, ctx: restate.ObjectContext, this: RollbackPass) -> None:
         """Run one pass."""
-        annotate(saga_id=ctx.key())
+        annotate(saga_id=saga_of(ctx.key()))
         link_to(None if this.request is None else this.request.trace)
-        is_admitted = this.request is None
+        is_recorded = this.request is None
         try:
             now = await _now(ctx)
-            saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-            if saga is not None and this.request is None:
-                link_to(saga.trace)
-            is_admitted = True  # admission writes before it waits for anything
-            await self._run_pass(ctx, this, saga, progress, now)
+            rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
+            if this.request is None:
+                if rollback is None or progress is None or this.generation != progress.generation:
+                    return
+                link_to(rollback.trace)
+            elif rollback is None or progress is None:
+                rollback, progress = await _open(ctx, this.request, now)
+            else:
+                await _join(ctx, progress, this.request.waiter)
+                return
+            is_recorded = True
+            await self._compensate(ctx, rollback, progress, await all_step_progress(ctx, rollback), now)
         except TerminalError as error:
             if not is_own_cancel(error):
                 raise
             # A cancel must not end a rollback. An operator skips single steps instead.
-            if not is_admitted:
+            if not is_recorded:
                 await _send_pass(ctx, this, None)
             else:
-                await _continue(ctx)
+                await self.resume(ctx)
 
     async def resume(self, ctx: restate.ObjectContext) -> None:
         """Continue a rollback whose next pass was killed."""
-        await _continue(ctx)
+        progress = await rollback_progress_state(ctx).get()
+        if progress is not None:
+            await _send_pass(ctx, RollbackPass(generation=progress.generation), None)
 
     async def purge(self, ctx: restate.ObjectContext, this: Purge) -> bool:
         """Purge a rollback that has ended and not changed since; return whether it was purged."""
-        return await purge_unchanged(ctx, this)
+        rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
+        if rollback is None or progress is None:
+            return False
+        state = rollback_state(rollback.steps, await all_step_progress(ctx, rollback), rollback.config)
+        is_closed = progress.ended and state in _CLOSED
+        if (
+            not is_closed
+            or progress.waiters
+            or (progress.generation, progress.actions)
+            != (
+                this.generation,
+                this.actions,
+            )
+        ):
+            log.info("saga.rollback.not_purged", saga=rollback.saga_id, reason="changed" if is_closed else "open")
+            return False
+        for name in await ctx.state_keys():
+            if not name.startswith(PHASE_PREFIX):
+                await State(ctx, name, bool).clear()  # the type does not matter
+        log.info("saga.rollback.purged", saga=rollback.saga_id)
+        return True
 
     async def apply(self, ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
         """Apply an operator action to a step and add it to the audit log."""
         now = await _now(ctx)
-        saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-        step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
-        if saga is None or progress is None or step is None:
-            raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
+        rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
+        step = next((each for each in rollback.steps if each.position == request.position), None) if rollback else None
+        if rollback is None or progress is None or step is None:
+            raise _no_dead_letter(letter_id(saga_of(ctx.key()), request.number, request.position))
+        letter = rollback.letter_id(step)
         before = await step_progress_state(ctx, step.position).get() or StepProgress()
-        checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
+        payload = before.payload_for(step)
+        checked = await check_action(ctx, request, letter, payload=payload, redriven=before.redriven, now=now)
         if request.action is OperatorAction.REDRIVE and step.compensation is None:
             raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it manually, then resolve it")
         if step.compensation is not None and request.payload is not None:
             await check_payload(ctx, step.compensation, request.payload)
-        letter_id = f"{saga.saga_id}/{step.position}"
         if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
-            await remove_dead_letter(ctx, letter_id)
+            await remove_dead_letter(ctx, letter)
         after = apply_action(before, request.action, step.step, request.payload)
-        number = execution_number_at(saga, step.position)
-        ended = [each for each in progress.ended if each != number or after == before]
-        later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
+        later = progress.with_(actions=progress.actions + 1, updated_at=now, ended=progress.ended and after == before)
         await checked.store(ctx)
         await audit_entry_state(ctx, later.actions).set(
             AuditEntry(
@@ -191,126 +294,115 @@ class Rollbacks:
         )
         log.info(
             "saga.operator_action",
-            saga=saga.saga_id,
+            saga=rollback.saga_id,
             step=step.step,
             action=request.action,
             actor=checked.actor,
             state=after.state,
         )
         if not is_replaying(ctx):
-            OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.action.value)
+            OPERATOR_ACTIONS.count(service=rollback.service, action=request.action.value)
         await rollback_progress_state(ctx).set(later)
         if after != before:
-            await open_marker(ctx).set(True)  # first, so that the reconciler continues a rollback that is killed here
+            # First, so that the reconciler continues a rollback that is killed here.
+            await mark_phase(ctx, RollbackState.RUNNING)
             await step_progress_state(ctx, step.position).set(after)
-            await remove_dead_letter(ctx, letter_id)
+            await remove_dead_letter(ctx, letter)
             await _schedule_pass(ctx, later, now, timedelta(0))
-        return ActionReceipt(id=letter_id, action=request.action, state=after.state, number=later.actions)
+        return ActionReceipt(id=letter, action=request.action, state=after.state, number=later.actions)
 
-    async def report(self, ctx: restate.ObjectSharedContext, query: ReportQuery) -> ReportAnswer:
-        """Return the result of an execution's rollback."""
-        return await report_for(ctx, query)
+    async def report(self, ctx: restate.ObjectSharedContext, wait: str) -> ReportAnswer:
+        """Return the result of the rollback to a waiter, once it has ended."""
+        rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
+        if rollback is None or progress is None or not progress.ended:
+            return ReportAnswer(wait=wait)
+        return ReportAnswer(wait=wait, report=report_of(rollback, await all_step_progress(ctx, rollback)))
 
-    async def status(self, ctx: restate.ObjectSharedContext) -> RollbackStatus:
-        """Return the status of a saga's rollback, with its steps."""
-        saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-        if saga is None or progress is None:
-            raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
-        steps = await all_step_progress(ctx, saga)
-        *earlier, last = [_execution_status(each, steps) for each in executions_of(saga)]
-        return RollbackStatus(
-            **{**dict(last), "execution_ids": saga.execution_ids},
-            saga_id=saga.saga_id,
-            started_at=progress.started_at,
-            updated_at=progress.updated_at,
-            earlier=earlier,
-            audit_log=[
-                entry
-                for number in range(1, progress.actions + 1)
-                if (entry := await audit_entry_state(ctx, number).get())
-            ],
-        )
-
-    async def _run_pass(
-        self,
-        ctx: restate.ObjectContext,
-        this: RollbackPass,
-        saga: StoredSaga | None,
-        progress: RollbackProgress | None,
-        now: datetime,
-    ) -> None:
-        if this.request is not None:
-            is_new = saga is None
-            admission = await admit(ctx, this.request, saga, progress, now)
-            saga, progress = admission.saga, admission.progress
-            if admission.has_work and not is_new:  # a scheduled pass does not know these steps
-                await _schedule_pass(ctx, progress, now, timedelta(0))
-                return
-            if not admission.has_work:
-                if admission.has_waiter:
-                    await wake_waiters(ctx, saga, progress)
-                return
-        elif saga is None or progress is None or this.generation != progress.generation:
-            return
-        await self._compensate(ctx, saga, progress, await all_step_progress(ctx, saga), now)
+    async def status(self, ctx: restate.ObjectSharedContext) -> ExecutionStatus:
+        """Return the status of the rollback, with its steps."""
+        rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
+        if rollback is None or progress is None:
+            raise NotFound(f"no rollback of an execution '{ctx.key()[:200]}'", metadata={"execution": ctx.key()[:200]})
+        return _status(rollback, progress, await all_step_progress(ctx, rollback), await _audit_log(ctx, progress))
 
     async def _compensate(
         self,
         ctx: restate.ObjectContext,
-        saga: StoredSaga,
+        rollback: StoredRollback,
         progress: RollbackProgress,
         steps: dict[int, StepProgress],
         now: datetime,
     ) -> None:
-        """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
-        executions = executions_of(saga)
-        is_alone = sum(not is_over(each, steps) for each in executions) == 1
-        delays: list[timedelta] = []
-        for number, each in reversed(list(enumerate(executions, start=1))):
-            delay = await _compensate_execution(ctx, each, steps, now, is_alone=is_alone)
-            if delay is not None:
-                delays.append(delay)
-            elif number not in progress.ended:
-                progress = await _end_execution(ctx, saga, number, progress, steps)
-        if delays:
-            await _schedule_pass(ctx, progress, now, min(delays))
+        """Compensate the steps that are due; then schedule the next pass, or report the end."""
+        delay = await _compensate_steps(ctx, rollback, steps, now)
+        if delay is not None:
+            await _schedule_pass(ctx, progress, now, delay)
             return
-        await open_marker(ctx).clear()
-        await plan_purge(ctx, progress, report_of(executions, steps).outcome, self._retention)
+        if not progress.ended:
+            progress = await _end(ctx, rollback, progress, steps)
+        state = rollback_state(rollback.steps, steps, rollback.config)
+        await mark_phase(ctx, state)
+        if self._retention is not None and state in _CLOSED and rollback.steps:
+            this = Purge(generation=progress.generation, actions=progress.actions)
+            await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=self._retention)
 
 
-async def _continue(ctx: restate.ObjectContext) -> None:
-    progress = await rollback_progress_state(ctx).get()
-    if progress is not None:
-        await _send_pass(ctx, RollbackPass(generation=progress.generation), None)
+async def _open(
+    ctx: restate.ObjectContext, request: RollbackRequest, now: datetime
+) -> tuple[StoredRollback, RollbackProgress]:
+    """Record a rollback. If it is interrupted, the repeated request records it again."""
+    if any([await phase_marker(ctx, state).get() for state in _CLOSED]):  # purged: nothing is compensated again
+        request = request.model_copy(update={"steps": []})
+    steps = initial_progress(
+        request.steps,
+        request.config,
+        completed=request.completed,
+        running=request.running,
+        reason=request.reason,
+    )
+    for step in request.steps:
+        await step_progress_state(ctx, step.position).set(steps[step.position])
+        if steps[step.position].state is CompensationState.DEAD_LETTER:
+            await send_dead_letter(ctx, dead_letter_of(request, step, steps[step.position], now))
+    rollback = StoredRollback(**{**dict(request), "waiter": None})
+    await rollback_record(ctx).set(rollback)
+    progress = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter)
+    await rollback_progress_state(ctx).set(progress)
+    await mark_phase(ctx, RollbackState.RUNNING)
+    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
+    return rollback, progress
 
 
-async def _compensate_execution(
-    ctx: restate.ObjectContext, saga: RollbackRequest, steps: dict[int, StepProgress], now: datetime, *, is_alone: bool
+async def _join(ctx: restate.ObjectContext, progress: RollbackProgress, waiter: Waiter | None) -> None:
+    """Add a waiter to a rollback, and wake it if the rollback has ended."""
+    if not progress.ended:
+        await phase_marker(ctx, RollbackState.RUNNING).set(True)  # `_open` may have been killed before it
+    if progress.ended and waiter is not None:
+        wake_up(ctx, waiter.awakeable)
+    elif (joined := progress.with_waiter(waiter)) != progress:
+        await rollback_progress_state(ctx).set(joined)
+
+
+async def _compensate_steps(
+    ctx: restate.ObjectContext, rollback: RollbackRequest, steps: dict[int, StepProgress], now: datetime
 ) -> timedelta | None:
-    """Compensate the due steps of one execution; return the delay until the next pass, or None at its end.
-
-    If other executions have work too, a pass may come for one of them, before the steps of this one are due.
-    """
-    by_position = {step.position: step for step in saga.steps}
+    """Compensate steps, latest first; return the delay until the next pass, or None at the end of the rollback."""
+    by_position = {step.position: step for step in rollback.steps}
     rounds = 0
-    while positions := next_steps(saga.steps, steps, saga.config):
-        early = timedelta(0) if is_alone else time_until_due(positions, steps, now)
-        if early > timedelta(0):
-            return early
+    while positions := next_steps(rollback.steps, steps, rollback.config):
         rounds += 1
         if rounds > MAX_ROUNDS:
             return timedelta(0)
-        attempts = [await Attempt.start(ctx, saga, by_position[each], steps[each]) for each in positions]
+        attempts = [await Attempt.start(ctx, rollback, by_position[each], steps[each]) for each in positions]
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
             before = steps[position]
             if before.trying_since is None:
                 before = before.with_(trying_since=now)
-            after = await _after(attempt, before, saga.config, now)
+            after = await _after(attempt, before, rollback.config, now)
             if after is None:
-                before = before.with_(running=attempt.invocation_id)
+                before = before.with_(compensation_invocation_id=attempt.invocation_id)
                 if before != steps[position]:
                     steps[position] = before
                     await step_progress_state(ctx, position).set(before)
@@ -318,20 +410,20 @@ async def _compensate_execution(
                 continue
             pause: timedelta | None = None
             if after.state is CompensationState.PENDING:
-                retry = saga.config.transient_retry_of(attempt.step.retry)
-                pause = scaled(delay_after(after, retry, saga.config))
+                retry = rollback.config.transient_retry_of(attempt.step.retry)
+                pause = scaled(delay_after(after, retry, rollback.config))
                 delay = max(delay or timedelta(0), pause)
-            steps[position] = after = after.with_(due=None if pause is None else now + pause)
+            steps[position] = after = after.with_(next_attempt_at=None if pause is None else now + pause)
             await step_progress_state(ctx, position).set(after)
-            if after.unknown_outcomes:
+            if after.lost_starts:
                 log.warning(
                     "saga.compensation.unknown_outcome",
-                    saga=saga.saga_id,
+                    saga=rollback.saga_id,
                     step=attempt.step.step,
                     error=attempt.unknown_outcome,
                 )
             else:
-                await _report(ctx, saga, attempt.step, after, now)
+                await _report(ctx, rollback, attempt.step, after, now)
         if delay is not None:
             return delay
     return None
@@ -354,26 +446,26 @@ async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig, now
 
 
 async def _report(
-    ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime
+    ctx: restate.ObjectContext, rollback: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime
 ) -> None:
     log.info(
         "saga.compensation.succeeded" if progress.error is None else "saga.compensation.failed",
-        saga=saga.saga_id,
+        saga=rollback.saga_id,
         step=step.step,
         state=progress.state,
         attempts=progress.attempts,
         error=progress.error,
     )
     if not is_replaying(ctx):
-        COMPENSATIONS.count(service=saga.service, step=step.step, state=progress.state.value)
+        COMPENSATIONS.count(service=rollback.service, step=step.step, state=progress.state.value)
     if progress.state is CompensationState.DEAD_LETTER:
-        await send_dead_letter(ctx, dead_letter_of(saga, step, progress, now))
+        await send_dead_letter(ctx, dead_letter_of(rollback, step, progress, now))
 
 
 async def _schedule_pass(
     ctx: restate.ObjectContext, progress: RollbackProgress, now: datetime, delay: timedelta
 ) -> None:
-    later = progress.model_copy(update={"generation": progress.generation + 1, "updated_at": now})
+    later = progress.with_(generation=progress.generation + 1, updated_at=now)
     await rollback_progress_state(ctx).set(later)
     await _send_pass(ctx, RollbackPass(generation=later.generation), delay)
 
@@ -382,32 +474,32 @@ async def _send_pass(ctx: restate.ObjectContext, this: RollbackPass, delay: time
     ObjectClient(ctx, _run, ctx.key()).send_scaled(this, delay or None)
 
 
-async def _end_execution(
+async def _end(
     ctx: restate.ObjectContext,
-    saga: StoredSaga,
-    number: int,
+    rollback: RollbackRequest,
     progress: RollbackProgress,
     steps: dict[int, StepProgress],
 ) -> RollbackProgress:
-    """Report the end of an execution; an operator may reopen it."""
+    """Record and report the end of a rollback; an operator may reopen it."""
     now = await _now(ctx)
-    ended = executions_of(saga)[number - 1]
-    report = report_of([ended], steps)
-    if report.outcome is RollbackState.ROLLED_BACK:
-        for step in ended.steps:
-            if step.after_others and steps[step.position].state is CompensationState.PENDING:
-                steps[step.position] = steps[step.position].with_(state=CompensationState.SKIPPED)
-                await step_progress_state(ctx, step.position).set(steps[step.position])
-    for step in ended.steps:
-        if steps[step.position].state is CompensationState.DEAD_LETTER:
-            await store_dead_letter(ctx, dead_letter_of(ended, step, steps[step.position], now))
-    later = progress.model_copy(update={"ended": [*progress.ended, number], "updated_at": now})
-    later = await wake_waiters(ctx, saga, later)
+    report = report_of(rollback, steps)
+    for step in rollback.steps:
+        known = steps[step.position]
+        if known.state is CompensationState.DEAD_LETTER:
+            await store_dead_letter(ctx, dead_letter_of(rollback, step, known, now))
+        is_unneeded = step.after_others and report.outcome is RollbackState.ROLLED_BACK
+        if is_unneeded and known.state is CompensationState.PENDING:
+            steps[step.position] = known.with_(state=CompensationState.SKIPPED)
+            await step_progress_state(ctx, step.position).set(steps[step.position])
+    ended = progress.with_(ended=True, updated_at=now, waiters={})
+    await rollback_progress_state(ctx).set(ended)  # first, because a woken waiter reads it
+    for awakeable in progress.waiters.values():
+        wake_up(ctx, awakeable)
     if not is_replaying(ctx):
-        ROLLBACKS_ENDED.count(service=ended.service, outcome=report.outcome.value)
+        ROLLBACKS_ENDED.count(service=rollback.service, outcome=report.outcome.value)
     event = "saga.rollback.completed" if report.outcome is RollbackState.ROLLED_BACK else "saga.needs_attention"
-    log.info(event, saga=saga.saga_id, compensated=report.undone, dead_letters=report.dead_letters)
-    return later
+    log.info(event, saga=rollback.saga_id, compensated=report.undone, dead_letters=report.dead_letters)
+    return ended
 
 
 async def _now(ctx: restate.ObjectContext) -> datetime:
@@ -417,32 +509,52 @@ async def _now(ctx: restate.ObjectContext) -> datetime:
         raise Cancelled("cancelled while reading the clock") from error
 
 
-def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> ExecutionStatus:
+def report_of(rollback: RollbackRequest, steps: dict[int, StepProgress]) -> RollbackReport:
+    """Return the report of a rollback."""
+
+    def names(state: CompensationState) -> list[str]:
+        return [step.step for step in reversed(rollback.steps) if steps[step.position].state is state]
+
+    return RollbackReport(
+        outcome=rollback_state(rollback.steps, steps, rollback.config),
+        undone=names(CompensationState.UNDONE),
+        dead_letters=names(CompensationState.DEAD_LETTER),
+    )
+
+
+def _no_dead_letter(letter: str) -> NotFound:
+    return NotFound(f"no dead letter '{letter}'", metadata={"field": "id"})
+
+
+async def _audit_log(ctx: Any, progress: RollbackProgress) -> list[AuditEntry]:
+    entries = [await audit_entry_state(ctx, number).get() for number in range(1, progress.actions + 1)]
+    return [entry for entry in entries if entry is not None]
+
+
+def _status(
+    rollback: RollbackRequest, progress: RollbackProgress, steps: dict[int, StepProgress], audit_log: list[AuditEntry]
+) -> ExecutionStatus:
     return ExecutionStatus(
-        service=saga.service,
-        status=rollback_state(saga.steps, steps, saga.config),
-        strategy=saga.config.strategy.value,
-        reason=saga.reason,
+        saga_id=rollback.saga_id,
+        execution=rollback.execution,
+        number=rollback.number,
+        service=rollback.service,
+        status=rollback_state(rollback.steps, steps, rollback.config),
+        strategy=rollback.config.strategy.value,
+        reason=rollback.reason,
+        started_at=progress.started_at,
+        updated_at=progress.updated_at,
+        audit_log=audit_log,
         steps=[
             StepStatus(
+                **{
+                    **{field: getattr(steps[step.position], field) for field in CompensationProgress.model_fields},
+                    "payload": steps[step.position].payload_for(step),
+                },
                 position=step.position,
                 step=step.step,
                 compensation=None if step.compensation is None else str(step.compensation),
-                payload=progress.payload_for(step),
-                state=progress.state,
-                completed=progress.completed,
-                attempts=progress.attempts,
-                refusals=progress.refusals,
-                lost_starts=progress.unknown_outcomes,
-                redriven=progress.redrives,
-                error=progress.error,
-                next_attempt_at=progress.due if progress.state is CompensationState.PENDING else None,
-                trying_since=progress.trying_since,
-                invocation_id=progress.invocation_id,
-                compensation_invocation_id=progress.running,
             )
-            for step in saga.steps
-            for progress in (steps[step.position],)
+            for step in rollback.steps
         ],
-        execution_ids=saga.execution_ids,
     )

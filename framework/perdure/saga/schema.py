@@ -1,7 +1,11 @@
 """Stored form of sagas: service names, state keys, record types, and the SQL that reads them.
 
-An orchestration stores its steps in its own workflow state. `Rollbacks` copies them into the state of the object with
-the saga's ID and adds the progress of the rollback. `DeadLetterIndex` stores one entry per dead letter.
+An orchestration stores its steps in its own workflow state. When the saga fails, they are copied into the state of
+`ExecutionRollbacks`, the object with the execution's ID, which adds the progress of the rollback. `Rollbacks`, the
+object with the saga's ID, lists the saga's executions. `DeadLetterIndex` stores one entry per dead letter.
+
+Phases are part of key names, because values may be encrypted and SQL compares names: ``saga/closed/{phase}`` in the
+state of an orchestration, ``phase/{state}`` in that of a rollback.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ from perdure._runtime.records import StoredRecord
 from perdure.engine.admin import sql_interval, sql_text
 from perdure.retry import RetryPolicy
 from perdure.saga.config import SagaConfig
-from perdure.saga.status import CompensationState, SagaPhase
+from perdure.saga.status import CompensationState, RollbackState, SagaPhase
 from perdure.security.signed_actions import SignedAction
 from perdure.state import State
 
 ROLLBACKS: Final = "Rollbacks"
+EXECUTION_ROLLBACKS: Final = "ExecutionRollbacks"
 ROLLBACK_DISPATCHER: Final = "RollbackDispatcher"
 DEAD_LETTERS: Final = "DeadLetters"
 DEAD_LETTER_INDEX: Final = "DeadLetterIndex"
@@ -30,19 +35,20 @@ SAGA_RECONCILER: Final = "SagaReconciler"
 # State and promises of an orchestration.
 SAGA_PREFIX: Final = "saga/"
 STEP_PREFIX: Final = "saga/0"
-CLOSED_KEY: Final = "saga/closed"
+CLOSED_PREFIX: Final = "saga/closed/"
 FAILED_KEY: Final = "saga/failed"
 EXECUTION_PREFIX: Final = "saga/execution/"
-"""Prefix of the marker of a submitted execution; `Rollbacks` has the same key once it has stored the steps."""
-ROLLBACK_PROMISE: Final = "saga/rollback"
-"""Resolved when the rollback was requested from outside the orchestration."""
-EXECUTION_PROMISE: Final = "saga/execution"
-"""Execution ID of a saga that was submitted from outside: a shared handler cannot write state."""
+"""Prefix of the state entry or promise whose name contains the ID of a submitted execution."""
+EXECUTION_PROMISE: Final = "saga/rollback"
+"""ID of an execution that is rolled back from outside: a shared handler cannot write state."""
 
 # State of `Rollbacks`.
-SAGA_KEY: Final = "saga"
+EXECUTIONS_KEY: Final = "executions"
+
+# State of `ExecutionRollbacks`.
+ROLLBACK_KEY: Final = "rollback"
 PROGRESS_KEY: Final = "progress"
-OPEN_KEY: Final = "open"
+PHASE_PREFIX: Final = "phase/"
 NONCES_KEY: Final = "nonces"
 
 # State of `DeadLetterIndex`, whose only key is INDEX_KEY.
@@ -50,10 +56,10 @@ INDEX_KEY: Final = "all"
 DEAD_LETTER_PREFIX: Final = "dead_letter/"
 
 # State of `SagaReconciler`: prefixes of an orphan's ID.
-SUBMITTED_PREFIX: Final = "submitted/"
 ATTEMPTS_PREFIX: Final = "attempts/"
 KILLED_PREFIX: Final = "killed/"
 CANCELLED_PREFIX: Final = "cancelled/"
+LATE_PREFIX: Final = "late/"
 
 
 def step_key(position: int) -> str:
@@ -61,12 +67,35 @@ def step_key(position: int) -> str:
     return f"saga/{position:06d}"
 
 
-def execution_key(execution: str) -> str:
-    """Return the state key that marks an execution.
+def execution_id(saga_id: str, token: str) -> str:
+    """Return the ID of an execution, the key of its rollback.
 
-    The ID is part of the key because values may be encrypted and the reconciler compares them in SQL.
+    Args:
+        saga_id: The saga.
+        token: A random text: a workflow key, and with it the saga ID, can be reused after the workflow's retention.
     """
+    return f"{saga_id}@{token}"
+
+
+def execution_key(execution: str) -> str:
+    """Return the name of the state entry or promise that marks a submitted execution."""
     return f"{EXECUTION_PREFIX}{execution}"
+
+
+def saga_of(execution: str) -> str:
+    """Return the saga of an execution."""
+    return execution.rpartition("@")[0]
+
+
+def letter_id(saga_id: str, number: int, position: int) -> str:
+    """Return the ID of a dead letter; the number of the saga's first execution is omitted.
+
+    Args:
+        saga_id: The saga.
+        number: The number of the execution, see `RollbackRequest`.
+        position: The step.
+    """
+    return f"{saga_id}/{position}" if number == 1 else f"{saga_id}/{number}.{position}"
 
 
 class CompensationHandler(BaseModel):
@@ -101,6 +130,7 @@ class StepRecord(StoredRecord):
         pivot: Marks the point after which the saga is completed instead of rolled back; not a step itself.
         after_others: Compensated only after all other steps are, such as a notification of the cancellation.
         parent: ID of the parent saga, in the first step of a child.
+        invocation: The invocation of the orchestration, in the first step.
         retry: Retries of the compensation after transient errors; None for those of the saga.
         timed_out: Invocations of attempts that exceeded their time limit and may still act. The rollback awaits their
             end. Only set in a request from the orchestration, never in its state.
@@ -115,6 +145,7 @@ class StepRecord(StoredRecord):
     pivot: bool = False
     after_others: bool = False
     parent: str = ""
+    invocation: str = ""
     retry: RetryPolicy | None = None
     timed_out: list[str] = Field(default_factory=list)
 
@@ -125,12 +156,10 @@ class ClosedSaga(StoredRecord):
     Args:
         phase: The final phase, or ``COMPENSATING`` if the orchestration ended before its rollback.
         error: The error of a failed saga.
-        rolls_back: Whether a rollback was requested.
     """
 
     phase: SagaPhase
     error: str | None = None
-    rolls_back: bool = False
 
 
 class Waiter(BaseModel):
@@ -148,10 +177,12 @@ class Waiter(BaseModel):
 
 
 class RollbackRequest(BaseModel):
-    """A saga to roll back.
+    """A saga execution to roll back.
 
     Args:
         saga_id: The saga; the key of its `Rollbacks` object.
+        execution: The execution; the key of its `ExecutionRollbacks` object.
+        number: 1 for the saga's first execution; set by `Rollbacks`.
         service: The orchestrator's service.
         config: The rollback settings.
         steps: All recorded steps.
@@ -159,15 +190,14 @@ class RollbackRequest(BaseModel):
         running: Invocations of actions that were still running, by position. The rollback awaits their end.
         reason: The error that failed the saga.
         waiter: The invocation that waits for the result.
-        first_hand: Sent by the failed orchestration itself, once.
-        execution_ids: IDs of the executions that recorded the steps; empty if unknown. A workflow key can be reused
-            after its retention, and the saga ID is then the same.
         trace: Span of the orchestration (W3C traceparent) that the rollback's spans link to.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     saga_id: str
+    execution: str
+    number: int = 1
     service: str
     config: SagaConfig = SagaConfig()
     steps: list[StepRecord]
@@ -175,47 +205,18 @@ class RollbackRequest(BaseModel):
     running: dict[int, str] = {}
     reason: str
     waiter: Waiter | None = None
-    first_hand: bool = False
-    execution_ids: list[str] = []
     trace: str | None = None
 
-
-class EarlierExecution(BaseModel):
-    """An execution of a saga before the last one.
-
-    Args:
-        last: Position of its last step; its first step follows the last one of the execution before.
-        service: The orchestrator's service.
-        config: Its rollback settings.
-        reason: The error that failed it.
-        execution_ids: Its execution ID.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    last: int
-    service: str
-    config: SagaConfig = SagaConfig()
-    reason: str
-    execution_ids: list[str] = []
+    def letter_id(self, step: StepRecord) -> str:
+        """Return the ID of a step's dead letter."""
+        return letter_id(self.saga_id, self.number, step.position)
 
 
-class StoredSaga(RollbackRequest, StoredRecord):
-    """A saga as stored by `Rollbacks`: its last execution, with the steps and IDs of all executions.
-
-    Args:
-        earlier: The earlier executions, oldest first.
-    """
-
-    earlier: list[EarlierExecution] = Field(default_factory=list)
-
-    @classmethod
-    def of(cls, request: RollbackRequest) -> StoredSaga:
-        """Return a saga with one execution."""
-        return cls(**{**dict(request), "waiter": None})
+class StoredRollback(RollbackRequest, StoredRecord):
+    """An execution as stored by `ExecutionRollbacks`; its waiters are in `RollbackProgress`."""
 
 
-class StepProgress(StoredRecord):
+class CompensationProgress(BaseModel):
     """Progress of the compensation of one step.
 
     Args:
@@ -223,16 +224,15 @@ class StepProgress(StoredRecord):
         completed: Whether the action completed; None if unknown, as after a kill.
         invocation_id: The action's invocation if it was still running; the rollback awaits its end.
         attempts: Failed attempts since the last redrive.
-        refusals: Those of the attempts that ended with a terminal error.
+        refusals: Those of the attempts that ended with a terminal error; a few of them make a dead letter.
+        lost_starts: Consecutive starts of the next attempt whose outcome is unknown.
         trying_since: Start of the first attempt since the last success, terminal error or redrive; None before it.
-        redrives: Number of redrives.
+        redriven: Number of redrives.
         error: The last error.
-        payload: Payload set by an operator; replaces the recorded one.
-        unknown_outcomes: Consecutive attempts whose start has an unknown outcome.
-        unresolved_attempt: The attempt with the unknown outcome, which is repeated until its result is known.
-        due: When the next attempt is due; None before the first attempt and after the last. In the past while the
-            attempt runs.
-        running: Invocation of an attempt that outlasted a pass.
+        payload: The payload of the compensation.
+        next_attempt_at: When the next attempt is due; None before the first attempt and if none follows. In the past
+            while the attempt runs.
+        compensation_invocation_id: Invocation of an attempt that outlasted a pass.
     """
 
     state: CompensationState = CompensationState.PENDING
@@ -240,24 +240,38 @@ class StepProgress(StoredRecord):
     invocation_id: str | None = None
     attempts: int = 0
     refusals: int = 0
+    lost_starts: int = 0
     trying_since: datetime | None = None
-    redrives: int = 0
+    redriven: int = 0
     error: str | None = None
     payload: JsonValue = None
-    unknown_outcomes: int = 0
+    next_attempt_at: datetime | None = None
+    compensation_invocation_id: str | None = None
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether the compensation has failed and is tried again."""
+        return self.state is CompensationState.PENDING and self.next_attempt_at is not None
+
+
+class StepProgress(CompensationProgress, StoredRecord):
+    """Progress of the compensation of one step, as stored; its payload is None unless an operator set one.
+
+    Args:
+        unresolved_attempt: The attempt with an unknown outcome, which is repeated until its result is known.
+    """
+
     unresolved_attempt: str | None = None
-    due: datetime | None = None
-    running: str | None = None
 
     @property
     def attempt(self) -> str:
         """Name of the next attempt within the step; the same name attaches to the same invocation."""
-        return self.unresolved_attempt or f"{self.redrives}.{self.attempts}"
+        return self.unresolved_attempt or f"{self.redriven}.{self.attempts}"
 
     @property
     def is_waiting(self) -> bool:
         """Whether the compensation failed and waits for its next attempt, so that an operator may intervene."""
-        return self.state is CompensationState.PENDING and self.due is not None and self.running is None
+        return self.is_retried and self.compensation_invocation_id is None
 
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return the compensation's payload: the operator's, or the recorded one."""
@@ -282,8 +296,7 @@ class RollbackProgress(StoredRecord):
         updated_at: When it last changed.
         waiters: Awakeables by waiting invocation.
         actions: Number of audit entries.
-        waits_for: Number of the execution that an invocation waits for; no entry: all of them.
-        ended: Numbers of the executions that are rolled back and reported.
+        ended: Whether it has ended and was reported; an operator action may reopen it.
     """
 
     generation: int = 0
@@ -291,26 +304,17 @@ class RollbackProgress(StoredRecord):
     updated_at: datetime
     waiters: dict[str, str] = Field(default_factory=dict)
     actions: int = 0
-    waits_for: dict[str, int] = Field(default_factory=dict)
-    ended: list[int] = Field(default_factory=list)
+    ended: bool = False
 
-    def with_waiter(self, waiter: Waiter | None, execution: int | None) -> RollbackProgress:
-        """Return a copy with a waiter for an execution, or for all if the number is None."""
+    def with_(self, **changes: Any) -> RollbackProgress:
+        """Return a copy with changed fields."""
+        return self.model_copy(update=changes)
+
+    def with_waiter(self, waiter: Waiter | None) -> RollbackProgress:
+        """Return a copy with a waiter."""
         if waiter is None:
             return self
-        others = self.without_waiters({waiter.invocation})
-        return others.model_copy(
-            update={
-                "waiters": {**others.waiters, waiter.invocation: waiter.awakeable},
-                "waits_for": {**others.waits_for, **({} if execution is None else {waiter.invocation: execution})},
-            }
-        )
-
-    def without_waiters(self, invocations: Collection[str]) -> RollbackProgress:
-        """Return a copy without these waiters."""
-        waiters = {each: awakeable for each, awakeable in self.waiters.items() if each not in invocations}
-        waits_for = {each: number for each, number in self.waits_for.items() if each in waiters}
-        return self.model_copy(update={"waiters": waiters, "waits_for": waits_for})
+        return self.with_(waiters={**self.waiters, waiter.invocation: waiter.awakeable})
 
 
 class OperatorAction(StrEnum):
@@ -358,24 +362,32 @@ class AuditEntry(StoredRecord):
     signed_action: SignedAction | None = None
 
 
-def saga_state(ctx: Any) -> State[StoredSaga]:
-    """The saga, with the steps of all executions."""
-    return State(ctx, SAGA_KEY, StoredSaga)
+def executions_state(ctx: Any) -> State[list[str]]:
+    """The executions of a saga, oldest first."""
+    return State(ctx, EXECUTIONS_KEY, list[str])
+
+
+def rollback_record(ctx: Any) -> State[StoredRollback]:
+    """The execution to roll back."""
+    return State(ctx, ROLLBACK_KEY, StoredRollback)
 
 
 def rollback_progress_state(ctx: Any) -> State[RollbackProgress]:
-    """The progress of the rollback."""
+    """The progress of the rollback; it follows the record and the steps, so that a kill in between leaves none."""
     return State(ctx, PROGRESS_KEY, RollbackProgress)
 
 
-def open_marker(ctx: Any) -> State[bool]:
-    """Set while a rollback has work to do, so that the reconciler detects a stalled one."""
-    return State(ctx, OPEN_KEY, bool)
+def phase_marker(ctx: Any, phase: RollbackState) -> State[bool]:
+    """Set while a rollback has this state, so that SQL can filter it. It outlives the purge of the rollback."""
+    return State(ctx, PHASE_PREFIX + phase, bool)
 
 
-def execution_marker(ctx: Any, execution: str) -> State[bool]:
-    """Set after the steps of an execution, so that the reconciler detects a rollback that never began."""
-    return State(ctx, execution_key(execution), bool)
+async def mark_phase(ctx: Any, phase: RollbackState) -> None:
+    """Record the state of a rollback. With two marks, after a kill in between, ``running`` counts."""
+    await phase_marker(ctx, phase).set(True)
+    for other in RollbackState:
+        if other is not phase:
+            await phase_marker(ctx, other).clear()
 
 
 def step_progress_state(ctx: Any, position: int) -> State[StepProgress]:
@@ -388,14 +400,19 @@ def audit_entry_state(ctx: Any, number: int) -> State[AuditEntry]:
     return State(ctx, f"audit_log/{number:06d}", AuditEntry)
 
 
-async def all_step_progress(ctx: Any, saga: StoredSaga) -> dict[int, StepProgress]:
+async def all_step_progress(ctx: Any, rollback: RollbackRequest) -> dict[int, StepProgress]:
     """Return the progress of each step, by position."""
-    found = {step.position: await step_progress_state(ctx, step.position).get() for step in saga.steps}
+    found = {step.position: await step_progress_state(ctx, step.position).get() for step in rollback.steps}
     return {position: each or StepProgress() for position, each in found.items()}
 
 
 ORCHESTRATIONS_SQL: Final = "i.target_service_ty = 'workflow' and i.target_handler_name = 'run'"
 """Condition that a row ``i`` of ``sys_invocation_status`` is an orchestration."""
+
+
+def _named(prefix: str) -> str:
+    return f"max(case when key like '{prefix}%' then substr(key, {len(prefix) + 1}) end)"
+
 
 DEAD_LETTERS_SQL: Final = (
     "select service_name, service_key, key, encode(value, 'hex') as value from state "
@@ -403,70 +420,44 @@ DEAD_LETTERS_SQL: Final = (
 )
 
 
-def _same_key(alias: str) -> str:
-    return f"on {alias}.service_name = i.target_service_name and {alias}.service_key = i.target_service_key"
-
-
-# The phase depends on the engine's row of the orchestration, on the result that the orchestration stored, and on the
-# rollback, which outlives it. All joins are by equal keys, and cheap; still, the query reads the state of all sagas.
-# - The ID of a saga is its workflow key, with or without the service as a prefix. Hence two joins per table.
-# - An ended orchestration is orphaned until `Rollbacks` has its execution marker. A saga that was submitted from
-#   outside has its execution ID in a promise, which may be encrypted; any rollback under its key counts.
-# - Rollbacks and dead letters of earlier executions under the same key cannot be told apart here.
-# - A purged rollback leaves its execution markers.
-_ROLLBACK: Final = (
-    f"(select distinct service_key from state where service_name = '{ROLLBACKS}' "
-    f"and (key = '{PROGRESS_KEY}' or key like '{EXECUTION_PREFIX}%'))"
-)
-_OPEN: Final = f"(select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}')"
-_DEAD: Final = (
-    r"(select distinct regexp_replace(key, '^[a-z_]+/(.*)/[0-9]+$', '\1') as service_key from state "
-    f"where service_name = '{DEAD_LETTER_INDEX}')"
-)
-_PREFIXED: Final = "i.target_service_name || ':' || i.target_service_key"
-
+# The phase depends on the engine's row of the orchestration, on the names that the orchestration recorded, and on the
+# phase of its rollback, which is found by the execution's ID. A purged rollback leaves its phase. An execution is
+# orphaned if it was submitted and its rollback never began, or if it ended without closing its saga.
 SAGAS_SQL: Final = f"""
-with sagas as (
+with records as (
+  select service_name, service_key, {_named(CLOSED_PREFIX)} as closed, {_named(FAILED_KEY)} as failed,
+    {_named(STEP_PREFIX)} as recorded, {_named(EXECUTION_PREFIX)} as execution
+  from (select service_name, service_key, key from state where key like '{SAGA_PREFIX}%'
+    union all select service_name, service_key, key from sys_promise where key like '{EXECUTION_PREFIX}%')
+  group by service_name, service_key
+), rollbacks as (
+  select service_key as execution, {_named(PHASE_PREFIX)} as phase
+  from state where service_name = '{EXECUTION_ROLLBACKS}' and key like '{PHASE_PREFIX}%' group by service_key
+), sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.completion_failure as failure,
-    i.created_at as started_at, i.completed_at as ended_at,
+    i.created_at as started_at, i.completed_at as ended_at, i.modified_at as modified_at, i.status as status,
+    s.recorded is not null and s.closed is null as unclosed, s.execution as execution,
     case
-      when opened.service_key is not null or opened2.service_key is not null then 'compensating'
-      when dead.service_key is not null or dead2.service_key is not null then 'needs_attention'
-      when i.status = 'paused' then 'paused'
-      when i.status != 'completed' and failed.service_key is not null then 'compensating'
-      when i.status != 'completed' then 'running'
-      when i.completion_result = 'success' then 'completed'
-      when submitted.name is not null and received.name is null then '{SagaPhase.ORPHANED}'
-      when closed.service_key is null and recorded.service_key is not null and submitted.name is null
-        and (requested.service_key is null or (undone.service_key is null and undone2.service_key is null))
-        then '{SagaPhase.ORPHANED}'
-      when closed.phase = 'cancelled' then 'cancelled'
-      when closed.rolls_back = 'true' or undone.service_key is not null or undone2.service_key is not null
-        then 'rolled_back'
-      else 'failed' end as phase
+      when r.phase = '{RollbackState.RUNNING}' then '{SagaPhase.COMPENSATING}'
+      when r.phase = '{RollbackState.NEEDS_ATTENTION}' then '{SagaPhase.NEEDS_ATTENTION}'
+      when i.status = 'paused' then '{SagaPhase.PAUSED}'
+      when i.status != 'completed' and s.failed is not null then '{SagaPhase.COMPENSATING}'
+      when i.status != 'completed' then '{SagaPhase.RUNNING}'
+      when s.closed = '{SagaPhase.CANCELLED}' and r.phase is not null then '{SagaPhase.CANCELLED}'
+      when r.phase = '{RollbackState.ROLLED_BACK}' then '{SagaPhase.ROLLED_BACK}'
+      when r.phase = '{RollbackState.FINISHED_FORWARD}' then '{SagaPhase.COMPLETED}'
+      when s.execution is not null then '{SagaPhase.ORPHANED}'
+      when i.completion_result = 'success' then '{SagaPhase.COMPLETED}'
+      when s.recorded is not null and s.closed is null then '{SagaPhase.ORPHANED}'
+      when s.closed = '{SagaPhase.CANCELLED}' then '{SagaPhase.CANCELLED}'
+      else '{SagaPhase.FAILED}' end as phase
   from sys_invocation_status i
-  left join (select service_name, service_key,
-      (regexp_match(value_utf8, '"phase": ?"([a-z_]+)"'))[1] as phase,
-      (regexp_match(value_utf8, '"rolls_back": ?(true|false)'))[1] as rolls_back
-      from state where key = '{CLOSED_KEY}') closed {_same_key("closed")}
-  left join (select service_name, service_key from state where key = '{FAILED_KEY}') failed {_same_key("failed")}
-  left join (select service_name, service_key from state where key = '{step_key(1)}') recorded {_same_key("recorded")}
-  left join (select service_name, service_key, key as name from state where service_name != '{ROLLBACKS}'
-      and key like '{EXECUTION_PREFIX}%') submitted {_same_key("submitted")}
-  left join (select key as name from state where service_name = '{ROLLBACKS}' and key like '{EXECUTION_PREFIX}%')
-      received on received.name = submitted.name
-  left join (select service_name, service_key from sys_promise where key = '{ROLLBACK_PROMISE}')
-      requested {_same_key("requested")}
-  left join {_OPEN} opened on opened.service_key = i.target_service_key
-  left join {_OPEN} opened2 on opened2.service_key = {_PREFIXED}
-  left join {_ROLLBACK} undone on undone.service_key = i.target_service_key
-  left join {_ROLLBACK} undone2 on undone2.service_key = {_PREFIXED}
-  left join {_DEAD} dead on dead.service_key = i.target_service_key
-  left join {_DEAD} dead2 on dead2.service_key = {_PREFIXED}
+  left join records s on s.service_name = i.target_service_name and s.service_key = i.target_service_key
+  left join rollbacks r on r.execution = s.execution
   where {ORCHESTRATIONS_SQL}
 )
 """
-"""Start of a query: a table ``sagas`` with id, service, key, failure, started_at, ended_at and phase."""
+"""Start of a query: a table ``sagas`` with id, service, key, phase, execution, failure, and times."""
 
 
 def _of_saga(service: str, key: str) -> str:
@@ -481,71 +472,72 @@ def recorded_steps_sql(service: str, key: str) -> str:
     )
 
 
-def submission_sql(service: str, key: str) -> str:
-    """Return the query for the marks of an orchestration's submission to `Rollbacks`; they end with its retention."""
+def execution_sql(service: str, key: str) -> str:
+    """Return the query for the mark of an orchestration's submitted execution; it ends with its retention."""
+    marked = f"where {_of_saga(service, key)} and key like '{EXECUTION_PREFIX}%'"
+    return f"select key from state {marked} union all select key from sys_promise {marked}"
+
+
+def times_sql(invocation: str) -> str:
+    """Return the query for the start of an orchestration and for its last journal entry."""
+    of = f"where id = {sql_text(invocation)}"
     return (
-        f"select key from state where {_of_saga(service, key)} and key like '{EXECUTION_PREFIX}%' "
-        f"union all select key from sys_promise where {_of_saga(service, key)} and key = '{ROLLBACK_PROMISE}'"
+        f"select 'started_at' as field, created_at as at from sys_invocation_status {of} "
+        f"union all select 'updated_at' as field, max(appended_at) as at from sys_journal {of}"
     )
 
 
 def closed_sql(service: str, key: str) -> str:
     """Return the query for the result of an orchestration: one row if it ended by itself."""
-    return f"select key from state where {_of_saga(service, key)} and key = '{CLOSED_KEY}'"
+    return f"select key from state where {_of_saga(service, key)} and key like '{CLOSED_PREFIX}%'"
 
 
-OrphanKind = Literal["orphaned", "unopened", "paused", "stalled", "halted"]
+OrphanKind = Literal["orphaned", "paused", "stalled", "halted"]
 
 
-def orphan_queries(
-    grace: timedelta, paused_limit: timedelta | None, dispatchers: Collection[str]
-) -> dict[OrphanKind, str]:
-    """Return the queries that the reconciler runs, in this order.
+def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers: Collection[str]) -> list[str]:
+    """Return the queries for orphans, each with a column ``kind``, in the order of their repair.
 
     Args:
         grace: How long an invocation must have ended or stood still.
         paused_limit: How long an orchestration must have been paused; None disables the check.
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
     """
-    open_saga = f"""
-      exists (select 1 from state s where s.service_name = i.target_service_name
-              and s.service_key = i.target_service_key and s.key like '{STEP_PREFIX}%')
-      and not exists (select 1 from state s where s.service_name = i.target_service_name
-              and s.service_key = i.target_service_key and s.key = '{CLOSED_KEY}')"""
-    columns = "i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as began"
-    resumed = ", ".join(map(sql_text, (ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, *dispatchers)))
     before = f"now() - {sql_interval(grace)}"
-    queries: dict[OrphanKind, str] = {
+    services = [ROLLBACKS, EXECUTION_ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, *dispatchers]
+    resumed = ", ".join(map(sql_text, services))
+    paused = "false"
+    if paused_limit is not None:
+        paused = f"status = 'paused' and unclosed and modified_at < now() - {sql_interval(paused_limit)}"
+    return [
         # First, because repairs of other kinds depend on these invocations.
-        "halted": f"""
-      select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
+        f"""
+      select 'halted' as kind, i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
       i.target_handler_name || ' is paused' as reason from sys_invocation_status i
       where (i.target_service_name in ({resumed})
       or (i.target_service_ty = 'workflow' and i.target_handler_name = 'roll_back'
       and i.invoked_by_service_name = '{ROLLBACK_DISPATCHER}'))
       and i.status = 'paused' and i.modified_at < {before}""",
-        "orphaned": f"""
-      select {columns}, i.completion_failure as reason from sys_invocation_status i
-      where {ORCHESTRATIONS_SQL} and i.status = 'completed'
-      and i.completion_result = 'failure' and i.modified_at < {before} and {open_saga}""",
-        "unopened": f"""
-      select {columns}, 'its rollback never began' as reason from sys_invocation_status i
-      join state s on s.service_name = i.target_service_name and s.service_key = i.target_service_key
-      where {ORCHESTRATIONS_SQL} and i.status = 'completed'
-      and i.modified_at < {before} and s.key like '{EXECUTION_PREFIX}%'
-      and not exists (select 1 from state r where r.service_name = '{ROLLBACKS}' and r.key = s.key)""",
-        "stalled": f"""
-      select s.service_key as id, s.service_name as service, s.service_key as key, 'nothing is running' as reason
-      from state s where s.service_name = '{ROLLBACKS}' and s.key = '{OPEN_KEY}'
-      and exists (select 1 from state h where h.service_name = '{ROLLBACKS}' and h.key = '{PROGRESS_KEY}'
-              and h.service_key = s.service_key)
-      and not exists (select 1 from sys_invocation_status i where i.target_service_name = '{ROLLBACKS}'
+        f"""{SAGAS_SQL}
+      select case when status = 'paused' then 'paused' else 'orphaned' end as kind, id, service, key,
+      started_at as began, case when status = 'paused' then 'paused'
+        when execution is not null then 'its rollback never began' else failure end as reason
+      from sagas where (phase = '{SagaPhase.ORPHANED}' and modified_at < {before}) or ({paused})""",
+        f"""
+      select 'stalled' as kind, s.service_key as id, s.service_name as service, s.service_key as key,
+      'nothing is running' as reason from state s
+      where s.service_name = '{EXECUTION_ROLLBACKS}' and s.key = '{PHASE_PREFIX}{RollbackState.RUNNING}'
+      and not exists (select 1 from sys_invocation_status i where i.target_service_name = '{EXECUTION_ROLLBACKS}'
               and i.target_service_key = s.service_key and i.target_handler_name in ('run', 'resume')
               and (i.status != 'completed' or i.modified_at >= {before}))""",
-    }
-    if paused_limit is not None:
-        queries["paused"] = f"""
-      select {columns}, 'paused' as reason from sys_invocation_status i
-      where {ORCHESTRATIONS_SQL} and i.status = 'paused'
-      and i.modified_at < now() - {sql_interval(paused_limit)} and {open_saga}"""
-    return queries
+    ]
+
+
+def suspects_sql(since: timedelta) -> str:
+    """Return the query for a sign of orphans; it reads no history of ended sagas except the failures of a period."""
+    return f"""
+      select id from sys_invocation_status where status = 'paused' or (status = 'completed'
+      and completion_result = 'failure' and target_service_ty = 'workflow'
+      and modified_at > now() - {sql_interval(since)})
+      union all select service_key as id from state where service_name = '{EXECUTION_ROLLBACKS}'
+      and key = '{PHASE_PREFIX}{RollbackState.RUNNING}' limit 1"""

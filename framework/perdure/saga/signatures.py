@@ -69,13 +69,14 @@ def sign_action(
 
 
 async def check_action(
-    ctx: restate.ObjectContext, request: StepAction, *, payload: JsonValue, redriven: int, now: datetime
+    ctx: restate.ObjectContext, request: StepAction, letter: str, *, payload: JsonValue, redriven: int, now: datetime
 ) -> CheckedAction:
     """Check the actor of an operator action, without writing.
 
     Args:
         ctx: The rollback's context.
         request: The action.
+        letter: The ID of the dead letter.
         payload: The current payload of the compensation.
         redriven: The number of redrives.
         now: The current time.
@@ -91,7 +92,7 @@ async def check_action(
     signer, nonces = get_signing_rules().check(
         request.signed_action,
         action=request.action.value,
-        target=_target(f"{ctx.key()}/{request.position}"),
+        target=_target(letter),
         payload_digest=_digest(payload, redriven),
         now=now,
         actor=request.actor,

@@ -1,9 +1,9 @@
 """Submission of a saga execution to `Rollbacks`, and the wait for the outcome.
 
-An execution gets a random ID when its record is submitted, and stores it in its state or in a promise, which expire
-with the workflow's retention. The engine offers no such ID: a workflow key that is reused after the retention has the
-same invocation ID, seed and awakeables. By the ID, `Rollbacks` tells a repeated request from another execution, so a
-request can be repeated safely.
+An execution gets a random ID when its record is submitted. The ID is part of the name of a state entry or promise of
+the orchestration, which expire with the workflow's retention. The engine offers no such ID: a workflow key that is
+reused after the retention has the same invocation ID, seed and awakeables. By the ID, a repeated request differs from
+another execution, so a request can be repeated safely.
 
 A rollback can be killed before it has recorded anything. A waiter therefore repeats its request.
 """
@@ -22,13 +22,13 @@ from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import any_done, is_own_cancel
 from perdure._wake_ups import WakeUpBackoff, new_awakeable, new_wait_id
 from perdure.clients import ObjectClient
-from perdure.errors import Cancelled, TerminalError
+from perdure.errors import Cancelled, Conflict, TerminalError
 from perdure.observability.tracing import traceparent
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.messages import ReportQuery, RollbackReport, begin_target, read_report
-from perdure.saga.progress import has_external_rollback, read_rollback
-from perdure.saga.schema import EXECUTION_PREFIX, EXECUTION_PROMISE, RollbackRequest, Waiter
+from perdure.saga.messages import RollbackReport, begin_target, read_report
+from perdure.saga.progress import read_execution, read_rollback
+from perdure.saga.schema import EXECUTION_PROMISE, RollbackRequest, Waiter, execution_id, execution_key
 from perdure.saga.status import RollbackState
 from perdure.signals import get_internal_signal
 
@@ -50,7 +50,7 @@ class ExecutionIds(BaseModel):
     trace: str | None
 
 
-async def make_execution_ids(ctx: restate.Context) -> tuple[ExecutionIds, Cancelled | None]:
+async def make_execution_ids(ctx: restate.Context, saga_id: str) -> tuple[ExecutionIds, Cancelled | None]:
     """Return the journaled IDs of a failed execution, and the first cancel that arrived meanwhile.
 
     A cancelled invocation may wait for this run, because it ends by itself.
@@ -58,40 +58,41 @@ async def make_execution_ids(ctx: restate.Context) -> tuple[ExecutionIds, Cancel
     cancel: Cancelled | None = None
     while True:
         try:
-            return await run_with_retry(ctx, "submit rollback", new_execution_ids, returns=ExecutionIds), cancel
+            return await run_with_retry(ctx, "submit rollback", new_execution_ids, saga_id), cancel
         except Cancelled as error:
             cancel = cancel or error
 
 
-async def new_execution_ids() -> ExecutionIds:
+async def new_execution_ids(saga_id: str) -> ExecutionIds:
     """Return new random IDs."""
-    return ExecutionIds(execution=await _new_execution_id(), wait=await new_wait_id(), trace=traceparent())
+    return ExecutionIds(execution=await _new_execution(saga_id), wait=await new_wait_id(), trace=traceparent())
 
 
-async def _new_execution_id() -> str:
-    return uuid4().hex
+async def _new_execution(saga_id: str) -> str:
+    return execution_id(saga_id, uuid4().hex[:16])
 
 
-async def external_execution_id(ctx: restate.WorkflowSharedContext) -> tuple[str | None, bool]:
-    """Return the ID of an execution that is rolled back from outside, and whether it is new.
+async def external_execution(ctx: restate.WorkflowSharedContext, saga_id: str) -> tuple[str, bool]:
+    """Return the ID of an execution that is rolled back from outside, and whether it is new."""
+    known = await read_execution(ctx)
+    is_new = known is None
+    if known is None:
+        made = await run_with_retry(cast("restate.Context", ctx), RunConfig("execution id"), _new_execution, saga_id)
+        is_new = await _resolve(ctx, EXECUTION_PROMISE, made)
+        known = made if is_new else await get_internal_signal(ctx, EXECUTION_PROMISE, str).peek() or made
+    await _resolve(ctx, execution_key(known), "")  # its name is for SQL, since the ID above may be encrypted
+    return known, is_new
 
-    The ID is None if the record was submitted without one.
-    """
-    for name in await ctx.state_keys():
-        if name.startswith(EXECUTION_PREFIX):
-            return name.removeprefix(EXECUTION_PREFIX), False
-    promise = get_internal_signal(ctx, EXECUTION_PROMISE, str)
-    known = await promise.peek()
-    if known is not None or await has_external_rollback(ctx):
-        return known, False
-    made = await run_with_retry(cast("restate.Context", ctx), RunConfig("execution id"), _new_execution_id)
+
+async def _resolve(ctx: restate.WorkflowSharedContext, promise: str, value: str) -> bool:
+    """Resolve a promise; return False if it was resolved before."""
     try:
-        await promise.resolve(made)
-    except TerminalError as error:  # a concurrent request resolved it first
-        if is_own_cancel(error):
+        await get_internal_signal(ctx, promise, str).resolve(value)
+    except TerminalError as error:
+        if is_own_cancel(error) or error.status_code != Conflict.default_status:
             raise
-        return await promise.peek(), False
-    return made, True
+        return False
+    return True
 
 
 async def submit_rollback(ctx: restate.Context, request: RollbackRequest) -> None:
@@ -105,8 +106,7 @@ async def submit_and_confirm(ctx: restate.WorkflowSharedContext, request: Rollba
     for attempt in itertools.count(1):
         await submit_rollback(caller, request)
         await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback is recorded")
-        recorded = await read_rollback(ctx, request.saga_id)
-        if recorded is not None and recorded.has(request.execution_ids):
+        if await read_rollback(ctx, request.execution) is not None:
             return
 
 
@@ -115,7 +115,7 @@ async def await_rollback(
 ) -> RollbackReport:
     """Start a saga's rollback, and wait for its end.
 
-    The awakeable only wakes this invocation; the report is read from `Rollbacks`.
+    The awakeable only wakes this invocation; the report is read from `ExecutionRollbacks`.
 
     Args:
         ctx: The context.
@@ -125,9 +125,7 @@ async def await_rollback(
 
     Raises:
         Cancelled: This invocation was cancelled; the rollback continues.
-        Conflict: The saga ID belongs to another service. Terminal, 409.
     """
-    query = ReportQuery(wait=wait, service=request.service, execution_ids=request.execution_ids)
     backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
     attempt = 1
     # Not scaled: the caller's connection and the work of a rollback take real time.
@@ -138,7 +136,7 @@ async def await_rollback(
         await submit_rollback(ctx, request.model_copy(update={"waiter": waiter}))
         resubmit = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before the rollback is requested again")
         done = await any_done([woken, resubmit, *timers], "the rollback")
-        answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
+        answer = await ObjectClient(ctx, read_report, request.execution).call(wait)
         if answer.report is not None and answer.wait == wait:
             return answer.report
         if any(timer in done for timer in timers):
@@ -147,4 +145,3 @@ async def await_rollback(
             await backoff.pause()
         else:
             attempt += 1
-        request = request.model_copy(update={"first_hand": False})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -18,9 +18,12 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
-from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
+from perdure.saga.messages import ExecutionStatus, StepStatus, execution_status, rollback_status
 from perdure.saga.retried import RetriedInvocation, retried_invocations
-from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, recorded_steps_sql, step_key, submission_sql
+from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, execution_sql, recorded_steps_sql, step_key
+from perdure.targets import KeyedTarget
+
+O = TypeVar("O")  # noqa: E741 - the output, as the SDK names it
 
 _datetime = TypeAdapter(datetime)
 
@@ -92,7 +95,7 @@ class Timeline(BaseModel):
     started_at: datetime
     ended_at: datetime | None = None
     steps: list[TimelineStep]
-    rollback: RollbackStatus | None = None
+    rollback: ExecutionStatus | None = None
     retried: list[RetriedInvocation] = []
 
 
@@ -146,11 +149,11 @@ async def read_timeline(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"
     )
-    # A rollback under the same key may belong to an earlier execution only.
-    submitted = await admin.query(submission_sql(found["service"], found["key"]))
-    rollback = await _rollback(ingress, saga_id, found["service"], found["key"]) if submitted else None
-    ids = [row["key"].removeprefix(EXECUTION_PREFIX) for row in submitted if row["key"].startswith(EXECUTION_PREFIX)]
-    own = None if rollback is None else rollback_of_execution(records, rollback, ids)
+    submitted = await admin.query(execution_sql(found["service"], found["key"]))
+    rollback = None
+    if submitted:
+        execution = submitted[0]["key"].removeprefix(EXECUTION_PREFIX)
+        rollback = await _status(ingress, execution_status, execution)
     entries = [entry for row in journal if (entry := journal_entry(row)) is not None]
     return Timeline(
         saga_id=saga_id if rollback is None else rollback.saga_id,
@@ -161,55 +164,24 @@ async def read_timeline(
         failure=found.get("failure"),
         started_at=found["started_at"],
         ended_at=found.get("ended_at"),
-        steps=build_steps(records, entries, own),
-        rollback=None if own is None else rollback,
+        steps=build_steps(records, entries, rollback),
+        rollback=rollback,
         retried=await retried_invocations(
             admin,
             found["service"],
             found["key"],
-            [step.compensation_invocation_id for step in own.steps] if own else (),
+            [step.compensation_invocation_id for step in rollback.steps] if rollback else (),
         ),
     )
 
 
-async def _rollback(ingress: IngressClient, saga_id: str, service: str, key: str) -> RollbackStatus | None:
-    """Return the rollback of a saga by its ID or its key; the service decides whether they differ."""
-    for each in dict.fromkeys((saga_id, f"{service}:{key}", key)):
-        found = await _status(ingress, each)
-        if found is not None and found.service == service:
-            return found
-    return None
-
-
-async def _status(ingress: IngressClient, saga_id: str) -> RollbackStatus | None:
+async def _status(ingress: IngressClient, target: KeyedTarget[None, O], key: str) -> O | None:
     try:
-        return await ingress.call(rollback_status, key=saga_id)
+        return await ingress.call(target, key=key)
     except IngressError as error:
         if error.code != NotFound.code:
             raise
         return None
-
-
-def rollback_of_execution(records: list[StepRecord], rollback: RollbackStatus, ids: list[str]) -> RollbackStatus | None:
-    """Return the part of a rollback that belongs to one execution; None if it has not begun.
-
-    Args:
-        records: The recorded steps of the execution.
-        rollback: The saga's rollback, with all executions under its key.
-        ids: The execution's ID; empty if unknown, which selects the last execution.
-    """
-    before = {each for run in rollback.earlier for each in run.execution_ids}
-    last = rollback.model_copy(
-        update={"execution_ids": [each for each in rollback.execution_ids if each not in before]}
-    )
-    candidates = [last, *rollback.earlier] if ids else [last]
-    found = next((each for each in candidates if set(ids) <= set(each.execution_ids)), None)
-    if found is None:
-        return None
-    own = found.steps[max(0, len(found.steps) - len(records)) :]
-    offset = own[0].position - 1 if own else 0
-    steps = [step.model_copy(update={"position": step.position - offset}) for step in own]
-    return rollback.model_copy(update={"steps": steps, "execution_ids": found.execution_ids})
 
 
 async def _orchestration(
@@ -230,7 +202,7 @@ async def _orchestration(
         )
     if len(rows) == 1:
         return rows[0]
-    rollback = await _status(ingress, saga_id)
+    rollback = await _status(ingress, rollback_status, saga_id)
     for row in rows:
         if rollback is not None and row["service"] == rollback.service:
             return row
@@ -262,7 +234,7 @@ def journal_entry(row: dict[str, Any]) -> JournalEntry | None:
 
 
 def build_steps(
-    records: list[StepRecord], journal: list[JournalEntry], rollback: RollbackStatus | None
+    records: list[StepRecord], journal: list[JournalEntry], rollback: ExecutionStatus | None
 ) -> list[TimelineStep]:
     """Combine the recorded steps, the orchestration's journal, in order, and the rollback."""
     ends = {entry.completion: entry for entry in journal if entry.kind == "ended"}

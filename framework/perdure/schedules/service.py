@@ -74,6 +74,7 @@ INTERNAL_SERVICES: Final = frozenset(
         "Approvals",
         "DeadLetterIndex",
         "DeadLetters",
+        "ExecutionRollbacks",
         "Principals",
         "RollbackDispatcher",
         "Rollbacks",
@@ -86,7 +87,7 @@ INTERNAL_SERVICES: Final = frozenset(
 """Perdure's own services, which cannot be scheduled: a schedule would bypass their access checks."""
 
 COMPENSATION_SUFFIX: Final = "Compensations"
-"""Suffix of the names of services with compensations, which only `Rollbacks` starts."""
+"""Suffix of the names of services with compensations, which only the rollback starts."""
 
 _CHECK: Final = RunConfig("check the target", max_retries=5)
 

@@ -91,7 +91,7 @@ async def get(engine: EngineClient, letter_id: str) -> DeadLetterDetail:
     """Return a dead letter; its ID is ``{saga}/{position}``."""
     letter = await _letter(engine, letter_id)
     rollback = await engine.call(rollback_status, key=letter.saga_id)
-    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.position))
+    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.id))
 
 
 async def _letter(engine: EngineClient, letter_id: str) -> DeadLetter:

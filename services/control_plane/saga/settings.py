@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.alerts.conditions import HANGING_LIMIT
 from perdure.saga.reconciler import SagaReconcilerConfig
-from perdure.saga.retention import RETENTION
+from perdure.saga.rollback import RETENTION
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings
@@ -29,7 +29,7 @@ class SagaServiceSettings(ControlPlaneSettings):
         reconciler_hanging_limit: How long an attempt may run without progress before it raises an alert.
         reconciler_webhook_url: Receiver of alerts; empty for none.
         reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned if not set.
-        retention: How long an ended rollback and its audit log are stored; more than 7 days.
+        retention: How long an ended rollback and its audit log are stored.
         schedule_targets: Handlers that may be scheduled, as comma-separated patterns of ``Service/handler``. A schedule
             can start handlers that are private on the ingress. Where actions need no signature, any caller of the
             ingress can create one.

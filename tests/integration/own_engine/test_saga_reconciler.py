@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import restate as sdk
 
@@ -25,6 +24,7 @@ from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
 from tests.integration.orphaned_sagas import Brake, Scene, services
+from tests.integration.test_saga_kills import delete_rollback, is_key
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
@@ -157,20 +157,15 @@ async def test_start_requested_rollback_that_is_missing(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "cancel")
-    await on.rollback(key, RollbackState.ROLLED_BACK)
+    rollback = await on.rollback(key, RollbackState.ROLLED_BACK)
     # As after a kill of the request for the rollback: the orchestration has ended, and no rollback exists.
-    async with httpx.AsyncClient() as http:
-        wiped = await http.post(
-            f"{on.config.admin_url}/services/Rollbacks/state",
-            json={"object_key": f"{on.name}:{key}", "new_state": {}},
-        )
-    assert wiped.is_success, wiped.text
+    await delete_rollback(on.config.admin_url, rollback.execution)
 
-    async def unopened() -> bool:
-        finds = {find.id: find.kind for find in await find_orphans(on.admin, on.config)}
-        return finds.get(invocation) == "unopened"
+    async def orphaned() -> bool:
+        finds = {find.id: find.reason for find in await find_orphans(on.admin, on.config)}
+        return finds.get(invocation) == "its rollback never began"
 
-    await eventually(unopened, what="orphan without a rollback")
+    await eventually(orphaned, what="orphan without a rollback")
     async with on.reconciler.watching():
         await on.rollback(key, RollbackState.ROLLED_BACK)
     # A repeated compensation is the same invocation.
@@ -259,8 +254,9 @@ async def test_killed_rollback_resumes_and_compensates_once(scene, did):
         if did.count(f"scrapping {key}/b") == 0:
             return None
         rows = await on.admin.query(
-            "select id from sys_invocation_status where target_service_name = 'Rollbacks' and status != 'completed' "
-            f"and target_handler_name = 'run' and target_service_key = {sql_text(f'{on.name}:{key}')}"
+            "select id from sys_invocation_status where target_service_name = 'ExecutionRollbacks' "
+            f"and target_handler_name = 'run' and status != 'completed' "
+            f"and {is_key('target_service_key', f'{on.name}:{key}')}"
         )
         return rows[0]["id"] if rows else None
 

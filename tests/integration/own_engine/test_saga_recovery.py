@@ -17,7 +17,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.retry import RetryPolicy
-from perdure.saga import admission, hosting, rollback, schema, submission
+from perdure.saga import hosting, rollback, schema, submission
 from perdure.saga.config import CompensationStrategy
 from perdure.saga.dispatch import RollbackDispatcher, StartCompensation
 from perdure.saga.messages import (
@@ -28,12 +28,12 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig, find_orphans
-from perdure.saga.schema import StepProgress
+from perdure.saga.schema import StepProgress, saga_of
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.targets import Target
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
-from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_back, start
+from tests.integration.test_saga_kills import Brake, did_all, is_key, only_open, rolled_back, start
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
@@ -52,7 +52,7 @@ async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
     """Return the invocation of a rollback that waits for a compensation."""
     rows = await admin.query(
         "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id where i.status != 'completed' "
-        f"and i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
+        f"and i.target_service_name = 'ExecutionRollbacks' and {is_key('i.target_service_key', saga)} "
         "and j.entry_type = 'Command: AttachInvocation'"
     )
     return rows[0]["id"] if rows else None
@@ -79,7 +79,7 @@ async def test_rollback_killed_after_resume_is_resumed_again(bench, did, admin, 
     await admin.control_invocation(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
 
     async def stalled() -> bool:
-        return saga in {find.id for find in await find_orphans(admin, config)}
+        return saga in {saga_of(find.id) for find in await find_orphans(admin, config)}
 
     await eventually(stalled, what="stalled rollback")
     async with reconciler.watching():  # scans at once, then after a second
@@ -117,13 +117,13 @@ async def test_rollback_killed_during_admission_is_resubmitted(bench, did, admin
     async def partially_admitted() -> str | None:
         rows = await admin.query(
             "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id "
-            f"where i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
+            f"where i.target_service_name = 'ExecutionRollbacks' and {is_key('i.target_service_key', saga)} "
             "and j.entry_type = 'Command: Sleep'"
         )
         return rows[0]["id"] if rows else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(admission, "step_progress_state", Slow)
+        patch.setattr(rollback, "step_progress_state", Slow)
         await start(bench, bench.name, key)
         partial = await eventually(partially_admitted, what="partially admitted rollback")
     await admin.control_invocation(partial, "kill")
@@ -184,7 +184,7 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
 
 
 class BlockAfterWrite:
-    """Blocks a rollback after the state entry of a step, until a kill."""
+    """Blocks a rollback after the state entry of a step that is no longer pending, until a kill."""
 
     def __init__(self, ctx: sdk.ObjectContext, *_: Any) -> None:
         self._ctx = ctx
@@ -192,12 +192,13 @@ class BlockAfterWrite:
 
     async def set(self, progress: StepProgress) -> None:
         await self._state.set(progress)
-        await self._ctx.sleep(timedelta(minutes=1))
+        if progress.state is not CompensationState.PENDING:
+            await self._ctx.sleep(timedelta(minutes=1))
 
 
 async def dead_letter(admin: AdminClient, saga: str) -> bool:
     """Return whether the first step of a saga is a dead letter."""
-    sql = f"select value_utf8 from state where service_key = {sql_text(saga)} and key = 'step/000001'"
+    sql = f"select value_utf8 from state where {is_key('service_key', saga)} and key = 'step/000001'"
     return any(
         StepProgress.model_validate_json(row["value_utf8"]).state is CompensationState.DEAD_LETTER
         for row in await admin.query(sql)
@@ -228,7 +229,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "step_progress_state", BlockAfterWrite)
         await start(bench, bench.name, key)
         await eventually(lambda: dead_letter(admin, saga), what="failed compensation")
-        await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "ExecutionRollbacks", "run", saga), "kill")
     await eventually(lambda: letters(1), what="dead letter")
 
     async def never(ctx: sdk.Context, _: str) -> None:
@@ -238,7 +239,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
-        await admin.control_invocation(await only_open(admin, "Rollbacks", "apply", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "ExecutionRollbacks", "apply", saga), "kill")
 
     async def undone() -> bool:
         await bench.ingress.call(reconcile_target, key="all")

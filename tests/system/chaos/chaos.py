@@ -14,10 +14,10 @@ from typing import Final
 from perdure.dev.interrupts import Interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, PerdureError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
-from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
+from perdure.saga.schema import EXECUTION_ROLLBACKS, PHASE_PREFIX
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import audit_platform
 from services.runtime.reports import show_audit
@@ -206,10 +206,10 @@ class _Run:
                 try:
                     running = await admin.query(_UNDER_WAY)
                     open_ = await admin.query(
-                        f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
+                        f"select service_key from state where service_name = '{EXECUTION_ROLLBACKS}' "
+                        f"and key = '{PHASE_PREFIX}running'"
                     )
-                    found = await find_orphans(admin, config)
-                    orphans = [each for each in found if not await self._has_rollback(admin, each.key)]
+                    orphans = await find_orphans(admin, config)
                 except EngineError as error:  # it may be starting
                     unsettled = str(error)
                     return False
@@ -229,11 +229,6 @@ class _Run:
                 )
             except WaitTimeout as error:
                 self._problem(str(error))
-
-    @staticmethod
-    async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
-        sql = f"select 1 from state where service_name = '{ROLLBACKS}' and key = '{PROGRESS_KEY}' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
-        return bool(await admin.query(sql))
 
     async def _compare(self) -> None:
         """Compare the ledger and the audit with the state of the platform."""

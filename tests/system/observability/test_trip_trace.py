@@ -63,11 +63,13 @@ async def test_rollback_is_linked_to_its_trip(observed):
 
     async def rollback() -> TraceTree | None:
         trees = linked_to(observed.receiver.spans(), tree)
-        found = [each for each in trees if any(span.name == "Rollbacks/run" for span in each.spans)]
+        found = [each for each in trees if any(span.name == "ExecutionRollbacks/run" for span in each.spans)]
         return found[0] if found else None
 
     linked = await eventually(rollback, what="a rollback that is linked to the trip")
-    assert {span.attributes["perdure.saga.id"] for span in linked.spans if span.name == "Rollbacks/run"} == {trip_id}
+    assert {span.attributes["perdure.saga.id"] for span in linked.spans if span.name == "ExecutionRollbacks/run"} == {
+        trip_id
+    }
 
 
 async def test_services_follow_the_sampling_decision(observed):

@@ -87,7 +87,7 @@ def test_hide_value_that_may_be_secret():
 
 
 def test_reject_message_with_invalid_settings():
-    message = '{"saga_id":"s","service":"S","steps":[],"reason":"r","config":{"max_attempts":0}}'
+    message = '{"saga_id":"s","execution":"s@1","service":"S","steps":[],"reason":"r","config":{"max_attempts":0}}'
     with pytest.raises(ValidationError, match=r"config\.max_attempts"):
         RollbackRequest.model_validate_json(message)
 

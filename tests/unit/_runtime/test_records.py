@@ -23,7 +23,7 @@ from perdure.saga.schema import (
     RollbackProgress,
     StepProgress,
     StepRecord,
-    StoredSaga,
+    StoredRollback,
 )
 from perdure.saga.status import CompensationState, SagaPhase
 from perdure.schedules.schema import ScheduleProgress, ScheduleSequence
@@ -34,7 +34,9 @@ STEP = StepRecord(position=1, step="a", step_id="1", retry=RetryPolicy(max_attem
 RECORDS: list[StoredRecord] = [
     STEP,
     ClosedSaga(phase=SagaPhase.COMPLETED),
-    StoredSaga(saga_id="s", service="S", steps=[STEP], reason="r", config=SagaConfig(max_attempts=2)),
+    StoredRollback(
+        saga_id="s", execution="s@1", service="S", steps=[STEP], reason="r", config=SagaConfig(max_attempts=2)
+    ),
     StepProgress(trying_since=AT),
     RollbackProgress(started_at=AT, updated_at=AT),
     AuditEntry(

@@ -11,7 +11,8 @@ import pytest
 
 from perdure.engine.admin import AdminClient
 from perdure.observability.metrics import DEAD_LETTERS
-from perdure.saga.gauges import sample_sagas
+from perdure.saga import gauges
+from perdure.saga.gauges import SagaSampler, sample_sagas
 from perdure.saga.messages import DeadLetter
 
 LETTER = DeadLetter(
@@ -57,3 +58,21 @@ async def test_count_unreadable_dead_letters(caplog):
     open_letters = {labels["service"]: number for gauge, number, labels in found if gauge is DEAD_LETTERS}
     assert open_letters == {"Trips": 1, "unknown": 2}
     assert warnings(caplog) == ["saga.gauges.unreadable number=2"], "one line per scan"
+
+
+async def test_slow_samples_are_repeated(monkeypatch):
+    clock, sampled = [100.0], []
+
+    async def sample(*_: Any) -> list[Any]:
+        clock[0] += 0.2
+        sampled.append(clock[0])
+        return list(sampled)
+
+    monkeypatch.setattr(gauges, "sample_sagas", sample)
+    monkeypatch.setattr(gauges.time, "monotonic", lambda: clock[0])
+    sampler, admin = SagaSampler(), engine("")
+    first = await sampler(admin, None)
+    clock[0] += 9.9
+    assert await sampler(admin, None) == first
+    clock[0] += 0.2
+    assert len(await sampler(admin, None)) == 2

@@ -347,7 +347,7 @@ def test_repeat_attempt_until_outcome_is_known(happened, config):
             unresolved = progress.attempt
             progress = apply_action(progress, OperatorAction.REDRIVE, "a")
             assert (progress.attempt == requested) == (event == "unknown" and unresolved == requested)
-    assert after_success(progress).unknown_outcomes == 0
+    assert after_success(progress).lost_starts == 0
 
 
 def outage(
@@ -434,11 +434,11 @@ def test_time_scale_shortens_outage():
 
 @pytest.mark.parametrize("action", [action for action in OperatorAction if action is not OperatorAction.ANNOTATE])
 def test_accept_action_on_waiting_compensation(action):
-    failed = StepProgress(trying_since=START, due=START, attempts=3, error="down")
+    failed = StepProgress(trying_since=START, next_attempt_at=START, attempts=3, error="down")
     after = apply_action(failed, action, "hotel")
     assert (after.attempt != failed.attempt) == (action is OperatorAction.REDRIVE)
-    assert after.due is None or after.state is not CompensationState.PENDING
-    for busy in (StepProgress(), failed.with_(running="inv_1")):
+    assert after.next_attempt_at is None or after.state is not CompensationState.PENDING
+    for busy in (StepProgress(), failed.with_(compensation_invocation_id="inv_1")):
         with pytest.raises(Conflict, match=f"cannot {action} step 'hotel': it is pending"):
             apply_action(busy, action, "hotel")
 

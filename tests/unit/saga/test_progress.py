@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.messages import RollbackStatus, StepStatus
+from perdure.saga.messages import ExecutionStatus, StepStatus
 from perdure.saga.progress import add_rollback, status_of_record
 from perdure.saga.schema import ClosedSaga
 from perdure.saga.status import RollbackState, SagaPhase
@@ -76,10 +76,11 @@ def test_progress_never_decreases(steps, expected, phase, failed):
     assert status.is_complete is (phase is not None)
 
 
-def rollback(status: RollbackState) -> RollbackStatus:
+def rollback(status: RollbackState) -> ExecutionStatus:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    return RollbackStatus(
+    return ExecutionStatus(
         saga_id="s",
+        execution="s@1",
         service="S",
         status=status,
         strategy="compensate-all",
@@ -109,7 +110,7 @@ def test_killed_orchestration_shows_its_rollback(outcome, phase):
     ("outcome", "is_complete"), [(RollbackState.RUNNING, False), (RollbackState.ROLLED_BACK, True)]
 )
 def test_early_end_follows_its_rollback(outcome, is_complete):
-    closed = ClosedSaga(phase=SagaPhase.COMPENSATING, error="no room", rolls_back=True)
+    closed = ClosedSaga(phase=SagaPhase.COMPENSATING, error="no room")
     status = add_rollback(status_of_record(STEPS, closed, "no room", 3), rollback(outcome))
     assert (status.error, status.is_complete, status.metadata["rollback"]) == ("no room", is_complete, outcome.value)
 
@@ -136,14 +137,14 @@ def test_running_orchestration_without_rollback_is_unchanged():
 
 
 def test_resolved_dead_letters_change_the_phase():
-    closed = ClosedSaga(phase=SagaPhase.NEEDS_ATTENTION, error="no room", rolls_back=True)
+    closed = ClosedSaga(phase=SagaPhase.NEEDS_ATTENTION, error="no room")
     status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(RollbackState.ROLLED_BACK))
     assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
 
 
 @pytest.mark.parametrize("outcome", list(RollbackState))
 def test_cancelled_phase_is_final(outcome):
-    closed = ClosedSaga(phase=SagaPhase.CANCELLED, error="cancelled", rolls_back=True)
+    closed = ClosedSaga(phase=SagaPhase.CANCELLED, error="cancelled")
     status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(outcome))
     assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
     assert add_rollback(status_of_record(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"

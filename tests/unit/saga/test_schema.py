@@ -15,5 +15,5 @@ def test_step_keys_sort_in_step_order(position):
 
 def test_request_carries_timed_out_attempts():
     steps = [StepRecord(position=1, step="a", step_id="0", timed_out=["inv_1", "inv_2"])]
-    sent = RollbackRequest(saga_id="s", service="S", steps=steps, running={1: "inv_2"}, reason="")
+    sent = RollbackRequest(saga_id="s", execution="s@1", service="S", steps=steps, running={1: "inv_2"}, reason="")
     assert RollbackRequest.model_validate_json(sent.model_dump_json()).steps == steps
