@@ -54,7 +54,13 @@ class Letters:
             self.listed.append(body)
             return httpx.Response(200, json=self._page(body))
         if request.url.path.endswith("/status"):
-            body = {"saga_id": "T1", "service": "Trips", "status": "needs_attention", "strategy": "reverse"}
+            body = {
+                "saga_id": "T1",
+                "execution": "T1@1",
+                "service": "Trips",
+                "status": "needs_attention",
+                "strategy": "reverse",
+            }
             body |= {"reason": "no money", "started_at": str(START), "updated_at": str(START), "steps": []}
             return httpx.Response(200, json=body)
         assert request.url.path == "/DeadLetters/act_on_many"
