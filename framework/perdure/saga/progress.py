@@ -105,13 +105,16 @@ async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
     return [record for record in records if record is not None]
 
 
-async def read_rollback(ctx: restate.WorkflowSharedContext, execution: str) -> ExecutionStatus | None:
+async def read_rollback(
+    ctx: restate.WorkflowSharedContext, execution: str, limit: timedelta | None = ROLLBACK_STATUS_TIMEOUT
+) -> ExecutionStatus | None:
     """Return the rollback of an execution; None if it has not begun or the saga service does not respond in time."""
     caller = cast("restate.Context", ctx)
     query = ObjectClient(caller, execution_status, execution).call_async()
-    limit = caller.sleep(ROLLBACK_STATUS_TIMEOUT, "time limit of the rollback status")
-    if not await done_before(query.future, limit, "the query of the rollback status"):
-        return None
+    if limit is not None:
+        timer = caller.sleep(limit, "time limit of the rollback status")
+        if not await done_before(query.future, timer, "the query of the rollback status"):
+            return None
     try:
         return await query
     except TerminalError as error:

@@ -37,9 +37,9 @@ OUTCOME_POLLS = RetryPolicy(
 )
 """Waits for the end of a rollback before the request is repeated."""
 RECORD_POLLS = RetryPolicy(
-    initial_interval=timedelta(milliseconds=50), max_interval=timedelta(minutes=10), max_attempts=None
+    initial_interval=timedelta(milliseconds=50), max_interval=timedelta(seconds=5), max_attempts=None
 )
-"""Waits until a rollback is recorded before the request is repeated."""
+"""Waits until a rollback is recorded before the request is repeated. They pass only while the saga service answers."""
 
 
 class ExecutionIds(BaseModel):
@@ -106,7 +106,8 @@ async def submit_and_confirm(ctx: restate.WorkflowSharedContext, request: Rollba
     for attempt in itertools.count(1):
         await submit_rollback(caller, request)
         await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback is recorded")
-        if await read_rollback(ctx, request.execution) is not None:
+        # Without a time limit: while the saga service is down, each repetition would leave two invocations behind.
+        if await read_rollback(ctx, request.execution, limit=None) is not None:
             return
 
 
