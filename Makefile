@@ -10,8 +10,8 @@ READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 SYSTEM := $(BIN)/python -m tests.system
-# Tests run in WORKERS processes, which wait a third of the time. MODES=all runs all modes of the engine.
-WORKERS ?= 6
+# Tests run in WORKERS processes. MODES=all runs all modes of the engine.
+WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 # Without cached bytecode, each test worker and service process compiles its modules again.
