@@ -79,7 +79,7 @@ lint: $(READY)
 	@$(DEPTRY) framework/perdure --config framework/pyproject.toml --known-first-party perdure \
 	  --per-rule-ignores "DEP002=tzdata|uvloop,DEP003=pydantic_core" >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
 	@$(DEPTRY) services --config services/pyproject.toml --known-first-party services --per-rule-ignores \
-	  "DEP002=aiosqlite|asyncpg|python-multipart|rich,DEP003=h11|markupsafe|pydantic_core|restate|starlette" \
+	  "DEP002=aiosqlite|asyncpg|python-multipart,DEP003=h11|markupsafe|pydantic_core|restate|starlette" \
 	  >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
 	@.ci/terms
 	@$(BIN)/python deploy/grafana/build.py --check

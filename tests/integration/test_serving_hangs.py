@@ -18,7 +18,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("http2")
 
 HANG_LIMIT = 3.0
-STOOD_STILL = "the event loop stood still: ending this process; the stacks of its threads are on stderr"
+BLOCKED = "the event loop was blocked: ending this process; the stacks of its threads are on stderr"
 STOP_TOO_LONG = "the stop took too long: ending this process; the stacks of its threads are on stderr"
 
 
@@ -72,7 +72,7 @@ async def test_hang_is_logged_with_limit(service: Service):
     await begin_hang(service, "blocking_call")
     await service.ended()
 
-    line = service.log_line(STOOD_STILL)
+    line = service.log_line(BLOCKED)
     assert line["level"] == "critical"
     assert (line["limit_seconds"], line["setting"]) == (HANG_LIMIT, "PERDURE_HANG_LIMIT")
 

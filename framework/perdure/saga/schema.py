@@ -499,7 +499,7 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
     """Return the queries for orphans, each with a column ``kind``, in the order of their repair.
 
     Args:
-        grace: How long an invocation must have ended or stood still.
+        grace: How long an invocation must have ended or made no progress.
         paused_limit: How long an orchestration must have been paused; None disables the check.
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
     """

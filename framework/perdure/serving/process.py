@@ -51,7 +51,7 @@ def serve(
     """Serve services until SIGTERM or Ctrl-C, then drain and stop. Blocks; call it from the main thread.
 
     The process ends within `drain_grace` plus 5 seconds after the signal, even if a side effect takes longer, and 2
-    seconds later if the event loop stands still. A second signal ends the grace time. OpenTelemetry's variables
+    seconds later if the event loop is blocked. A second signal ends the grace time. OpenTelemetry's variables
     configure the export of spans, see `perdure.observability.tracing_setup`.
 
     Args:
@@ -65,7 +65,7 @@ def serve(
         security: The security settings. None accepts all callers and logs a warning.
         identity_keys: Short for security settings that only verify request identity with these public keys.
         drain_grace: The time limit of running side effects after the signal.
-        hang_limit: How long the event loop may stand still, for example in a blocking call, before the process logs the
+        hang_limit: How long the event loop may be blocked, for example in a blocking call, before the process logs the
             stacks of its threads and ends with code 70. None turns this off, as debuggers need. The environment
             variable ``PERDURE_HANG_LIMIT`` (seconds, 0 for off) has precedence.
         logging: The logging settings; `LoggingConfig.from_environment` by default.

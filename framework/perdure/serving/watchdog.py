@@ -1,4 +1,4 @@
-"""Watchdog: ends a process whose event loop stands still, or whose stop takes too long.
+"""Watchdog: ends a process whose event loop is blocked, or whose stop takes too long.
 
 Such a process stays registered, accepts connections and completes nothing. When it ends, its supervisor restarts it and
 the engine retries its attempts.
@@ -69,10 +69,10 @@ def effective_limit(default: timedelta | None, environment: Mapping[str, str]) -
 
 
 class Watchdog:
-    """Thread that ends the process when the event loop stands still, or when a requested stop takes too long.
+    """Thread that ends the process when the event loop is blocked, or when a requested stop takes too long.
 
     Args:
-        limit: How long the loop may stand still; None turns the watchdog off.
+        limit: How long the loop may be blocked; None turns the watchdog off.
         drain_grace: How long the process may drain after SIGTERM or SIGINT.
     """
 
@@ -186,7 +186,7 @@ class Watchdog:
         # Not by faulthandler, which would hold the GIL while stderr blocks.
         os.write(_STDERR, _stacks().encode(errors="backslashreplace"))
         if self._deadline is None:
-            problem, limit = "the event loop stood still", self._limit
+            problem, limit = "the event loop was blocked", self._limit
         else:
             problem, limit = "the stop took too long", self._stop_limit
         log.critical(
@@ -211,7 +211,7 @@ def _stacks() -> str:
 
 
 class _Signals:
-    """Signals of this process, seen by the watchdog's thread while the loop stands still.
+    """Signals of this process, seen by the watchdog's thread while the loop is blocked.
 
     Python's handlers run in the main thread, which may hang. But its C handler writes the number of each signal to the
     wake-up descriptor at once. This class places itself there and forwards the numbers to the loop.

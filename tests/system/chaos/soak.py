@@ -72,7 +72,7 @@ class Series:
 
     @property
     def grows(self) -> bool:
-        """Whether the last quarter exceeds the second one by more than what is allowed."""
+        """Whether the last quarter exceeds the second one by more than the allowance."""
         medians = self.medians()
         return medians is not None and medians[1] > medians[0] * 1.1 + self.allowed
 

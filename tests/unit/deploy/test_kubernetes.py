@@ -14,7 +14,7 @@ import yaml
 from perdure.serving.watchdog import DEFAULT_HANG_LIMIT
 
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
-FOLDERS = ("base", "overlays/trial", "overlays/production")
+FOLDERS = ("base", "overlays/development", "overlays/production")
 KUBERNETES = "1.36"
 
 Manifest = dict[str, Any]

@@ -141,7 +141,7 @@ def test_ingress_refusals_are_certain_below_500(status, message):
 
 
 @given(status=STATUSES, message=TEXTS)
-def test_failed_read_proves_acceptance_only_when_ingress_says_so(status, message):
+def test_failed_read_leaves_acceptance_unknown(status, message):
     error = error_of(status, message, method="GET", source="ingress")
     assert error.acceptance is (Acceptance.ACCEPTED if status == 470 else Acceptance.UNKNOWN)
     assert isinstance(error, NotReady) is (status == 470)
