@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import httpx
@@ -13,6 +14,10 @@ from tests.support import Recording
 settings.register_profile("nightly", deadline=None, max_examples=100)
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("quick")
+
+# xdist passes its terminal width to workers, but tests expect the default width. Before the plugins, because a console
+# that exists keeps the width.
+os.environ.pop("COLUMNS", None)
 
 # Reading the certificates takes 30 ms of CPU per client, and all clients use the same ones.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)

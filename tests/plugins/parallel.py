@@ -7,7 +7,6 @@ modules that share a platform. Units with a platform alternate with other units,
 from __future__ import annotations
 
 import gc
-import os
 import re
 from collections.abc import Generator, Iterable
 from itertools import chain, zip_longest
@@ -77,11 +76,6 @@ class UnitScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
-
-
-def pytest_configure() -> None:
-    """Remove the terminal width, which xdist passes to workers, since tests expect output of the default width."""
-    os.environ.pop("COLUMNS", None)
 
 
 @pytest.hookimpl(wrapper=True)
