@@ -94,14 +94,18 @@ async def test_engine_resumes_data_after_crash(binary: Path, config: EngineConfi
     engine = EngineProcess(binary, config)
     await engine.start()
     await engine.kill()
+    left = config.temporary_folder / "left"
+    left.touch()
 
     async with engine:
         assert engine.running
+        assert not left.exists()
 
     log = config.log_path.read_text()
     assert log.count("My Node ID is") == 2, "it ran twice, and the log of the first run is kept"
     assert log.count("has been automatically provisioned") == 1, "the second run found the data of the first"
-    assert [folder.name for folder in config.data_dir.iterdir()] == ["perdure"], "whatever the host's name is"
+    folders = {folder.name for folder in config.data_dir.iterdir()}
+    assert folders == {"perdure", config.temporary_folder.name}, "whatever the host's name is"
 
 
 async def test_taken_port_is_reported(binary: Path, config: EngineConfig):

@@ -85,6 +85,11 @@ class EngineConfig:
         """The file to which output is appended."""
         return self.log_file or self.data_dir.with_name("restate-server.log")
 
+    @property
+    def temporary_folder(self) -> Path:
+        """The folder of the server's temporary files, which a killed server leaves behind. Each start empties it."""
+        return self.data_dir.resolve() / "tmp"
+
     def ports(self) -> dict[str, int]:
         """Return the ports by the names of their settings."""
         ports = {} if self.sockets else {"ingress_port": self.ingress_port, "admin_port": self.admin_port}
@@ -95,6 +100,7 @@ class EngineConfig:
         variables = {
             "RESTATE_NODE_NAME": self.node_name,
             "RESTATE_BASE_DIR": str(self.data_dir.resolve()),
+            "TMPDIR": str(self.temporary_folder),
             "RESTATE_INGRESS__BIND_ADDRESS": f"{LOOPBACK}:{self.ingress_port}",
             "RESTATE_ADMIN__BIND_ADDRESS": f"{LOOPBACK}:{self.admin_port}",
             "RESTATE_BIND_ADDRESS": f"{LOOPBACK}:{self.node_port}",

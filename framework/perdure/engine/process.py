@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -152,6 +153,9 @@ class EngineProcess:
         try:
             # Data and log contain requests and results, unencrypted by default.
             make_private_folder(self.config.data_dir)
+            if self.config.temporary_folder.exists():
+                shutil.rmtree(self.config.temporary_folder)
+            make_private_folder(self.config.temporary_folder)
             if self.config.sockets:  # the folder must exist before the sockets are opened
                 make_private_folder(self.config.ingress_socket.parent)
             self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
