@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, TypeVar
 
 from perdure.errors import PerdureError
@@ -108,10 +108,18 @@ def _pause(waited: float) -> float:
     return min(_LONGEST_POLL, max(_FIRST_POLL, _POLL_SHARE * waited))
 
 
-async def until_sqlite_threads_end() -> None:
-    """Wait for the threads of failed SQLite connections: aiosqlite does not, and they still use the event loop."""
+async def until_sqlite_threads_end(besides: Container[threading.Thread] = ()) -> None:
+    """Wait for the threads of failed SQLite connections: aiosqlite does not, and they still use the event loop.
+
+    Args:
+        besides: Threads that existed before the connections.
+    """
     await eventually(
-        lambda: not any("_connection_worker_thread" in thread.name for thread in threading.enumerate()),
+        lambda: (
+            not any(
+                "_connection_worker_thread" in thread.name for thread in threading.enumerate() if thread not in besides
+            )
+        ),
         what="end of aiosqlite's threads",
     )
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from typing import Final
+from uuid import NAMESPACE_OID, uuid5
 
 from perdure._runtime.engine_texts import check_name
 from perdure.errors import InvalidInput
@@ -65,6 +66,15 @@ def child_key(parent: str, name: str) -> str:
     digest = hashlib.sha256(json.dumps([parent, name]).encode()).hexdigest()[:_DIGEST_LENGTH]
     start = "".join(character for character in parent[:_KEPT_OF_PARENT] if character.isprintable())
     return f"{start}~{digest}"
+
+
+def digest_key(*parts: str) -> str:
+    """Return a key for names that users choose: a UUID, because a name may be long or look like a timestamp.
+
+    Args:
+        parts: The names. Different parts give different keys.
+    """
+    return str(uuid5(NAMESPACE_OID, json.dumps(parts)))
 
 
 def validate_idempotency_key(key: str) -> str:

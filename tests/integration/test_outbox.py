@@ -110,9 +110,7 @@ async def test_rows_of_a_key_are_sent_in_order(
     assert did.of(key) == [f"entry {entry}" for entry in range(20)]
 
 
-async def test_refused_row_blocks_its_key(
-    shop_engine: AsyncEngine, ingress: IngressClient, did: Recording
-) -> None:
+async def test_refused_row_blocks_its_key(shop_engine: AsyncEngine, ingress: IngressClient, did: Recording) -> None:
     key = str(uuid4())
     private = KeyedTarget("Ledger", "close", None, None)
     async with shop_engine.begin() as connection:

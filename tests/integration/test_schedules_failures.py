@@ -253,13 +253,18 @@ async def test_killed_dispatcher_start_is_idempotent(restate, did, monkeypatch):
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         schedules = ScheduleClient(ingress, actor="ada")
 
-        async def sender() -> str | None:
+        async def open_starts() -> set[str]:
             rows = await admin.query(
                 "select id from sys_invocation where target_service_name = 'ScheduleDispatcher' and "
                 "target_handler_name = 'start' and status != 'completed'"
             )
+            return {row["id"] for row in rows}
+
+        others = await open_starts()
+
+        async def sender() -> str | None:
             built = any(each.startswith(f"build {name}/") for each in did.all())
-            return rows[0]["id"] if built and rows else None
+            return next(iter(await open_starts() - others), None) if built else None
 
         await schedules.set(name, every=FAR, target=to["build"], request=name)
         await schedules.trigger(name)

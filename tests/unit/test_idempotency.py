@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from perdure.errors import GuardrailViolation, InvalidInput
 from perdure.guardrails import GuardrailPolicy, set_policy
-from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key, child_key, join_key, validate_idempotency_key
+from perdure.idempotency import (
+    MAX_KEY_LENGTH,
+    check_idempotency_key,
+    child_key,
+    digest_key,
+    join_key,
+    validate_idempotency_key,
+)
 
 # Few letters, to find collisions.
 PARTS = st.lists(st.text("a:\\/.", max_size=4), min_size=1, max_size=4)
@@ -105,6 +112,13 @@ def test_reject_timestamp_in_key(key):
 def test_accept_any_uuid(uuid):
     assert validate_idempotency_key(f"trip:seat:{uuid}")
     assert validate_idempotency_key(f"trip:seat:{uuid}".upper())
+
+
+@settings(deadline=None)
+@given(st.lists(st.text() | st.from_regex(r"[0-9]{10,20}", fullmatch=True)))
+def test_digest_key_of_any_names_is_valid(names):
+    assert validate_idempotency_key(digest_key(*names))
+    assert digest_key(*names) == digest_key(*names) != digest_key(*names, "")
 
 
 @pytest.mark.parametrize("uuid", ["12345678-1234-4234-9234-123456789012", "00000000-0000-4000-8000-000000000000"])

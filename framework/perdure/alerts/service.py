@@ -36,6 +36,7 @@ from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
+from perdure.idempotency import digest_key
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS as ALERTS_SENT
@@ -299,10 +300,14 @@ async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> Al
 
 async def send_notification(ctx: restate.Context, notification: AlertNotification) -> None:
     """Send a notification to the webhook, durably; equal notifications are sent once."""
+    await ServiceClient(ctx, post_target).send(notification, idempotency_key=notification_key(notification))
+
+
+def notification_key(notification: AlertNotification) -> str:
+    """Return the idempotency key of a notification."""
     alert = notification.alert
     since = "" if alert.since is None else alert.since.isoformat()
-    key = f"{notification.event}/{alert.id}/{alert.count}/{since}"
-    await ServiceClient(ctx, post_target).send(notification, idempotency_key=key)
+    return digest_key(notification.event, alert.id, str(alert.count), since)
 
 
 class _StoredAlerts:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
 import restate
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -15,6 +13,7 @@ from perdure.approvals.request import Requester
 from perdure.approvals.schema import DISPATCHER
 from perdure.clients import ServiceClient
 from perdure.handlers import handler
+from perdure.idempotency import digest_key
 from perdure.targets import Target
 
 
@@ -133,6 +132,6 @@ def notification_for(batch: NotificationBatch, recipient: Recipient) -> Approval
 
 
 def notification_key(approval_id: str, kind: NotificationKind, stage: int, number: int, recipient: Recipient) -> str:
-    """Return the idempotency key of a notification: a UUID, because IDs and names may exceed the length of a key."""
-    facts = [approval_id, kind, stage, number, recipient.name, recipient.until.isoformat()]
-    return f"approval:{uuid5(NAMESPACE_OID, json.dumps(facts))}"
+    """Return the idempotency key of a notification."""
+    facts = (approval_id, kind, str(stage), str(number), recipient.name, recipient.until.isoformat())
+    return f"approval:{digest_key(*facts)}"

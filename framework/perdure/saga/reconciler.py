@@ -53,6 +53,7 @@ from perdure.engine.ingress import IngressClient
 from perdure.engine.polling import Poller
 from perdure.errors import ConfigurationError, Conflict, TerminalError
 from perdure.handlers import Definition, handler
+from perdure.idempotency import digest_key
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
@@ -350,7 +351,7 @@ class SagaReconciler:
         attempts = State(ctx, ATTEMPTS_PREFIX + orphan.unique_id, int)
         number = await attempts.get() or 0
         roll_back = roll_back_handler(orphan.service, orphan.key)
-        key = f"reconciler/{orphan.unique_id}/{number}"
+        key = digest_key("reconciler", orphan.unique_id, str(number))
         try:
             await request_rollback(ctx, roll_back, reason=reason, children=calls.failed_children, idempotency_key=key)
         except UnresponsiveService:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 
 import httpx
 import pytest
@@ -320,6 +321,7 @@ async def test_engine_outage_is_reported(console):
 
 
 async def test_database_outage_is_named(console, tmp_path):
+    before = threading.enumerate()
     headers = {"authorization": f"Bearer {await console.add('vera', Role.ADMINISTRATOR)}"}
     file = console.components.settings.database_file
     await console.components.database.dispose()
@@ -338,7 +340,7 @@ async def test_database_outage_is_named(console, tmp_path):
         assert "cannot be opened" in page.text
     (tmp_path / "moved").rename(file.parent)
     await console.components.database.dispose()
-    await until_sqlite_threads_end()
+    await until_sqlite_threads_end(before)
 
 
 async def test_internal_error_hides_details(console, monkeypatch):
