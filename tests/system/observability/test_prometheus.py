@@ -12,6 +12,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 
 import httpx
 import pytest
@@ -172,13 +173,17 @@ async def test_unresponsive_engine_alerts(observed, prometheus):
     pid = observed.harness.platform.pid(ENGINE)
     assert pid is not None
     assert "PerdureEngineBehind" not in await prometheus.firing()
-    for _ in range(20):  # leave unprocessed log records
-        await observed.harness.send(new_trip_id(), ORDINARY)
+    # Stopped under load, the engine leaves unprocessed log records.
+    sends = [asyncio.create_task(observed.harness.send(new_trip_id(), ORDINARY)) for _ in range(60)]
+    await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
     os.kill(pid, signal.SIGSTOP)
+    stopped = time.monotonic()
     try:
         await fires(prometheus, "PerdureReconcilerStale", "PerdureTargetDown", "PerdureProcessMissing")
+        await eventually(lambda: time.monotonic() > stopped + 15, what="records that wait longer than the rule's limit")
     finally:
         os.kill(pid, signal.SIGCONT)
+    await asyncio.gather(*sends)
     await fires(prometheus, "PerdureEngineBehind")
 
     async def scans_again() -> bool:
