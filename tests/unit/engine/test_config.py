@@ -22,6 +22,7 @@ def test_environment_contains_each_setting(tmp_path: Path):
     assert config.environment() == {
         "RESTATE_NODE_NAME": "perdure",
         "RESTATE_BASE_DIR": str(tmp_path / "data"),
+        "TMPDIR": str(tmp_path / "data" / "tmp"),
         "RESTATE_INGRESS__BIND_ADDRESS": "127.0.0.1:1",
         "RESTATE_ADMIN__BIND_ADDRESS": "127.0.0.1:2",
         "RESTATE_BIND_ADDRESS": "127.0.0.1:3",
