@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.engine.ingress import IngressClient
-from perdure.errors import IngressError, PerdureError
+from perdure.errors import Acceptance, IngressError, PerdureError
 from perdure.observability.logging import get_logger
 from perdure.retry import RetryPolicy
 from perdure.sql._connections import now
@@ -212,7 +212,7 @@ class OutboxDispatcher:
         if _is_unavailable(error):
             return values | {"next_attempt_at": moment}
         attempts = request.attempts + 1
-        if isinstance(error, IngressError) and error.status_code not in _REFUSED:
+        if isinstance(error, IngressError) and not _is_refused(error):
             return values | {"attempts": attempts, "next_attempt_at": moment + self._retry.delay_after(attempts)}
         log.error(
             "outbox.dead",
@@ -265,6 +265,11 @@ class _Listener:
 
     def _notified(self, *_: object) -> None:
         self._wake.set()
+
+
+def _is_refused(error: IngressError) -> bool:
+    """Whether the engine itself refused the request for good. A proxy's response is no proof of that."""
+    return error.acceptance is Acceptance.NOT_ACCEPTED and error.status_code in _REFUSED
 
 
 def _is_unavailable(error: PerdureError) -> bool:

@@ -231,10 +231,10 @@ class IdempotencyTable:
         return outcome
 
     async def purge(self, connection: AnyAsyncConnection, older_than: timedelta = timedelta(days=90)) -> int:
-        """Delete old rows, and return their number.
+        """Delete the old rows of reversed and voided writes, and return their number.
 
-        A repeat that arrives later takes effect again, and a compensation that arrives later voids the key instead of
-        reversing the write. So ``older_than`` must exceed the longest life of a dead letter.
+        A write that arrives later takes effect. Rows of performed writes stay: without its row, a redriven compensation
+        would void the key instead of reversing the write. Delete such a row only together with its business record.
 
         Args:
             connection: A connection or session in a transaction.
@@ -249,11 +249,12 @@ class IdempotencyTable:
         """Delete old rows on a synchronous connection or session. See `purge`."""
         if older_than < MINIMUM_RETENTION:
             raise ConfigurationError(
-                f"rows of {self.table.name} are kept for at least {MINIMUM_RETENTION.days} days, since a repeat that "
-                f"arrives later takes effect again; got {older_than}"
+                f"rows of {self.table.name} are kept for at least {MINIMUM_RETENTION.days} days, since a write that "
+                f"arrives later takes effect; got {older_than}"
             )
         return changed_rows(
-            transaction_of(connection), delete(self.table).where(self.table.c.created_at < now() - older_than)
+            transaction_of(connection),
+            delete(self.table).where(self.table.c.state != "performed", self.table.c.created_at < now() - older_than),
         )
 
     def _begin(self, connection: SyncConnection, claim: _Claim, request: Any) -> _Recorded | None:

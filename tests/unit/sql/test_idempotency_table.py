@@ -228,18 +228,22 @@ async def test_synchronous_methods_follow_the_same_states(shop: Shop) -> None:
     assert (back, early) == (Returned(outcome="returned", serial=first.serial), Returned(outcome="voided"))
 
 
-async def test_purge_deletes_old_rows_only(shop: Shop) -> None:
-    for key in ("old", "new"):
+async def test_purge_deletes_old_reversed_writes_only(shop: Shop) -> None:
+    for key in ("old", "new", "performed"):
         await shop.take(key)
+    for key in ("old", "new", "voided"):
+        await shop.give_back(key)
     table = OPERATIONS.table
     async with shop.engine.begin() as connection:
         long_ago = datetime.now(UTC) - timedelta(days=31)
-        await connection.execute(update(table).where(table.c.key == "old").values(created_at=long_ago))
+        await connection.execute(update(table).where(table.c.key != "new").values(created_at=long_ago))
         assert await OPERATIONS.purge(connection) == 0
-        assert await OPERATIONS.purge(connection, timedelta(days=30)) == 1
+        assert await OPERATIONS.purge(connection, timedelta(days=30)) == 2
         with pytest.raises(ConfigurationError, match="at least 30 days"):
             await OPERATIONS.purge(connection, timedelta(days=29))
-    assert (await shop.state("old"), await shop.state("new")) == (None, "performed")
+    left = {key: await shop.state(key) for key in ("old", "voided", "new", "performed")}
+    assert left == {"old": None, "voided": None, "new": "compensated", "performed": "performed"}
+    assert (await shop.give_back("performed")).outcome == "returned"
 
 
 @dataclass
