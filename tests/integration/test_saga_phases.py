@@ -10,9 +10,10 @@ import pytest
 import restate as sdk
 
 from perdure import ControlPlaneService, IngressClient, Orchestration, RunConfig, SagaConfig, StatusData, Target
-from perdure.engine.admin import AdminClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused
 from perdure.saga import hosting
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest
 from perdure.saga.queries import ALL_PHASES, list_sagas
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import read_timeline
@@ -91,3 +92,13 @@ async def test_list_shows_recorded_phases(restate: Any, tmp_path: Path, encrypte
             rollback = (await read_timeline(admin, ingress, key, service=name, codec=codec)).rollback
             assert (rollback is not None) is (phase in ("rolled_back", "needs_attention", "cancelled"))
         await admin.control_invocation(started[next(key for key in wanted if key.startswith("running"))], "kill")
+        # Tests without encryption list the same index.
+        skip = Target("DeadLetters", "skip", DeadLetterActionRequest, ActionReceipt)
+        stuck = next(key for key in wanted if key.startswith("needs_attention"))
+        await ingress.call(skip, DeadLetterActionRequest(id=f"{name}:{stuck}/1", actor="olga"))
+        letters = "select key from state where service_name = 'DeadLetterIndex' and key like {}"
+
+        async def removed() -> bool:
+            return not await admin.query(letters.format(sql_text(f"%{stuck}%")))
+
+        await eventually(removed, what="an index without the dead letter")
