@@ -46,8 +46,8 @@ audit: $(READY) ## check the business invariants over the database, platform up 
 test: ## lint, types, and all tests on a real restate-server, in minutes
 	@.ci/stages check tests
 
-nightly: ## the tests in all modes of the engine with coverage, on each Python, 10,000 trips of chaos, and a soak
-	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons "chaos test-cluster" soak observability
+nightly: ## the tests in all modes of the engine with coverage, on each Python, all attacks, 10,000 trips of chaos, and a soak
+	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons attack "chaos test-cluster" soak observability
 
 check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security

@@ -1,4 +1,4 @@
-"""All scenarios on a platform with an encrypted journal, whose data contains no readable values."""
+"""Scenarios on a platform with an encrypted journal, whose data contains no readable values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from tests.system.scenarios.harness import Harness, harness_environment
 from tests.system.scenarios.orders import order
 from tests.system.scenarios.scenarios import SCENARIOS, play
 
+PLAYED = {"card-declined", "approved", "dead-letter-kill", "bad-input"}
+"""Scenarios that end a saga in each way: rolled back, completed, orphaned, refused."""
+
 
 @pytest.mark.timeout(240)
 async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
@@ -31,7 +34,7 @@ async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
     try:
         await platform.start()
         async with Harness.on(platform) as harness:
-            for scenario in SCENARIOS:
+            for scenario in [each for each in SCENARIOS if each.name in PLAYED]:
                 facts = await play(scenario, harness)
                 assert [fact for fact in facts if not fact.agrees] == [], scenario.name
 
@@ -52,5 +55,5 @@ async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
     assert {json.loads(line)["kind"] for line in acted} == {"orphaned"}
     readable = {clear.traveller, clear.payment.account, clear.flight.number}
     # Error messages stay readable. They contain flights, hotels and approvers, so the search omits those.
-    hidden = {secret.traveller, "acct-declined", "acct-frozen", "acct-poor", "Sloth"}
+    hidden = {secret.traveller, "acct-declined"}
     assert found_in(topology.home / "data" / "restate", readable | hidden).keys() == readable
