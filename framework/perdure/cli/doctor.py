@@ -54,7 +54,10 @@ def doctor(
         typer.Option("--folder", envvar="PERDURE_LOCAL_DIR", help="The data folder, to check the free disk space."),
     ] = Path(),
 ) -> None:
-    """Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required."""
+    """Check engine, services, keys, clocks and disk.
+
+    Also report stuck invocations and dead letters. The exit code is 1 if an action is required.
+    """
     findings = asyncio.run(_all_findings(ingress, admin, folder))
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
