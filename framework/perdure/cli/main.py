@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -92,4 +93,4 @@ def main() -> None:
         from typer._completion_classes import completion_init  # noqa: PLC0415 - Typer has no public call
 
         completion_init()
-    run_command_line("perdure", app)
+    run_command_line("perdure", partial(app, prog_name="perdure"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from rich.text import Text
 from perdure._runtime.serdes import invalid_input
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.errors import ConfigurationError, EngineError
+from perdure.errors import ConfigurationError, EngineError, IngressError, NotFound
 from perdure.security.codec import codec_from_environment
 from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console, error_console
@@ -134,19 +135,47 @@ def suggestion(unknown: str, known: Iterable[str]) -> str:
     return f"; did you mean '{similar[0]}'?" if similar else ""
 
 
-def known_keys(admin_url: str, service: str) -> list[str]:
+@contextmanager
+def suggesting(unknown: str, known: Callable[[], Iterable[str]], hint: str = "") -> Iterator[None]:
+    """Add the most similar known ID to the error of a request whose target does not exist.
+
+    Args:
+        unknown: The requested ID.
+        known: Returns known IDs; called only if the target does not exist.
+        hint: Another action to take, appended to the error.
+
+    Raises:
+        ConfigurationError: The target does not exist.
+    """
+    try:
+        yield
+    except IngressError as error:
+        if error.code != NotFound.code:
+            raise
+        raise ConfigurationError(f"{error.message}{hint}{suggestion(unknown, known())}") from error
+
+
+def known_keys(service: str) -> list[str]:
     """Return keys of a virtual object or workflow with state, for `suggestion`; none if the admin API does not answer.
 
     Args:
-        admin_url: The engine's admin API.
         service: The service.
     """
-    sql = "select distinct service_key from state where service_name = "
-    sql += f"{sql_text(service)} limit {_MAX_KNOWN}"
+    of_service = f"service_name = {sql_text(service)}"
+    return _first_column(f"select distinct service_key from state where {of_service} limit {_MAX_KNOWN}")  # noqa: S608 - quoted
+
+
+def open_invocations() -> list[str]:
+    """Return IDs of open invocations, for `suggestion`; none if the admin API does not answer."""
+    return _first_column(f"select id from sys_invocation_status where status != 'completed' limit {_MAX_KNOWN}")  # noqa: S608 - a constant
+
+
+def _first_column(sql: str) -> list[str]:
     try:
-        return [str(row["service_key"]) for row in query_engine(admin_url, lambda engine: engine.query(sql))]
+        rows = query_engine(os.environ.get("PERDURE_ADMIN_URL", DEFAULT_ADMIN), lambda engine: engine.query(sql))
     except EngineError:
         return []
+    return [str(value) for row in rows for value in row.values()]
 
 
 def print_answer(answer: BaseModel, as_json: bool, *lines: str) -> None:
