@@ -7,6 +7,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -144,3 +146,11 @@ def test_import_and_document_every_module(module):
 
 def test_package_is_typed():
     assert (Path(perdure.__file__).parent / "py.typed").exists()
+
+
+def test_testing_names_its_missing_extra():
+    hidden = "import sys; sys.modules['pytest'] = None; import perdure.testing; import perdure.testing.plugin"
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    error = "pytest is not installed, which perdure.testing.plugin needs; pip install 'perdure[testing]'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {error}"
