@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from perdure.cli import options
@@ -24,6 +27,8 @@ COLUMNS, LINES = 80, 24
 MANY_OPTIONS = {"schedules set": 30}
 """Lines of commands with more options than a screen has lines."""
 
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
 WITHOUT_JSON = {"dev", "serve"} | {f"dead-letters {action}" for action in OperatorAction}
 """Commands that run until they are stopped, and operator actions on dead letters."""
@@ -53,6 +58,17 @@ def test_help_fits_screen(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", [path for path in LEAVES if path not in WITHOUT_JSON])
 def test_commands_accept_json(path: str) -> None:
     assert "--json" in [name for parameter in EVERY[path].params for name in parameter.opts]
+
+
+def test_reference_names_models_of_commands() -> None:
+    rows = re.findall(
+        r"^\| (`[a-z].*?) \| (.*`perdure\..*) \|$", REFERENCE.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    described = {command for commands, _ in rows for command in re.findall(r"`([a-z -]+)`", commands)}
+    assert described == {path for path in LEAVES if path not in WITHOUT_JSON}
+    for path in (path for _, models in rows for path in re.findall(r"`(perdure[\w.]+)`", models)):
+        module, _, name = path.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), name), BaseModel)
 
 
 @pytest.mark.parametrize("path", LEAVES)
