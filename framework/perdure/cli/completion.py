@@ -1,4 +1,7 @@
-"""`perdure completion`: completion of commands and options in a shell."""
+"""`perdure completion`: completion of commands and options in a shell.
+
+It imports no client of the engine, since shells run it at their start.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import typer
 from pydantic import BaseModel
 from typer._completion_shared import get_completion_script, install  # Typer has no public call
 
-from perdure.cli.options import JsonOption, print_answer
 from perdure.terminal import console, multiline_text
 
 Shell = Literal["bash", "zsh", "fish"]
@@ -32,19 +34,20 @@ def completion(
     shell: Annotated[Shell, typer.Argument(help="The shell.", show_default=False)],
     *,
     install_script: Annotated[bool, typer.Option("--install", help="Install it for your user.")] = False,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print or install the completion of a shell.
 
     To try it in bash: source <(perdure completion bash)
     """
-    script = get_completion_script(prog_name="perdure", complete_var="_PERDURE_COMPLETE", shell=shell)
-    if not install_script:
-        if as_json:
-            console.print_model(CompletionScript(shell=shell, script=script))
-        else:
-            console.print(multiline_text(script), soft_wrap=True)
-        return
-    _, file = install(shell=shell, prog_name="perdure", complete_var="_PERDURE_COMPLETE")
-    answer = CompletionScript(shell=shell, script=script, file=str(file))
-    print_answer(answer, as_json, f"Completion installed in {file}. Start a new {shell} to use it.")
+    answer = CompletionScript(
+        shell=shell, script=get_completion_script(prog_name="perdure", complete_var="_PERDURE_COMPLETE", shell=shell)
+    )
+    if install_script:
+        answer.file = str(install(shell=shell, prog_name="perdure", complete_var="_PERDURE_COMPLETE")[1])
+    if as_json:
+        console.print_model(answer)
+    elif answer.file is None:
+        console.print(multiline_text(answer.script), soft_wrap=True)
+    else:
+        console.say(f"Completion installed in {answer.file}. Start a new {shell} to use it.")

@@ -63,6 +63,13 @@ def test_library_and_help_load_no_heavy_module(code: str) -> None:
     assert not HEAVY & loaded
 
 
+def test_completion_loads_no_client() -> None:
+    command = [sys.executable, "-X", "importtime", "-c", "from perdure.cli.main import main; main()"]
+    done = subprocess.run([*command, "completion", "bash"], capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert HEAVY & loaded <= {"pydantic", "rich"}
+
+
 @pytest.mark.parametrize("option", [["--wait"], ["--payload", "{}"]], ids=str)
 def test_reject_redrive_options_for_groups(option: list[str]) -> None:
     result = CliRunner().invoke(app, ["dead-letters", "redrive", "--signature", "timeout", *option])
