@@ -98,7 +98,8 @@ def describe(name: str, value: Any, documented: set[int]) -> Iterator[str]:
         if base in foreign:
             continue
         if base is not value and id(base) in documented:
-            yield f"It also has the members of `{base.__name__}`."
+            if any(not member.startswith("_") and inspect.getdoc(each) for member, each in vars(base).items()):
+                yield f"It also has the members of `{base.__name__}`."
             continue
         for member, function in vars(base).items():
             function = getattr(function, "__func__", function)  # noqa: PLW2901 - of a class method
