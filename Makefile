@@ -83,6 +83,7 @@ lint: $(READY)
 	  >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
 	@.ci/terms
 	@$(BIN)/python deploy/grafana/build.py --check
+	@$(BIN)/python docs/reference/build.py --check
 	@$(BIN)/python -m deploy.supply_chain.licences --check
 	@echo "lint: clean"
 
@@ -169,6 +170,7 @@ prometheus: ## fetch Debian's Prometheus into .local/prometheus, without install
 
 reference: $(READY) ## write the generated pages of docs/reference and the dashboards
 	@$(BIN)/python -m perdure.observability.reference >docs/reference/metrics.md
+	@$(BIN)/python docs/reference/build.py
 	@$(BIN)/python -m deploy.supply_chain.licences
 	@$(BIN)/python deploy/grafana/build.py
 

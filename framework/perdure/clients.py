@@ -212,7 +212,14 @@ class _Client(Generic[I, O]):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> SentInvocation:
-        """Start the handler after a delay that is already scaled, such as the time until a stored deadline."""
+        """Start the handler after a delay that is already scaled, such as the time until a stored deadline.
+
+        Args:
+            request: The request.
+            delay: Time until the start; None to start now.
+            idempotency_key: A repeated send with this key has no effect.
+            headers: Headers of the request.
+        """
         self._check(idempotency_key, call=False)
         handle = self._ctx.generic_send(
             self.target.service,
@@ -250,6 +257,9 @@ class ServiceClient(_Client[I, O]):
 
     Raises:
         InvalidInput: The handler belongs to a virtual object or workflow.
+
+    Example:
+        seats = await ServiceClient(ctx, flights.reserve).call(ReserveSeats(key=key, flight="PD100"))
     """
 
     @overload
@@ -274,6 +284,9 @@ class ObjectClient(_Client[I, O]):
 
     Raises:
         InvalidInput: The key is empty.
+
+    Example:
+        balance = await ObjectClient(ctx, accounts.deposit, "acct-ada").call(Deposit(amount_minor=500))
     """
 
     @overload
@@ -298,6 +311,9 @@ class WorkflowClient(_Client[I, O]):
 
     Raises:
         InvalidInput: The key is empty.
+
+    Example:
+        await WorkflowClient(ctx, trips.book, trip_id).submit(trip)
     """
 
     @overload

@@ -183,6 +183,11 @@ async def map_concurrent(
             have ended; no other item starts.
         Cancelled: This invocation was cancelled. The running items receive the cancel too.
         InvalidInput: The limit is less than 1.
+
+    Example:
+        quotes = await map_concurrent(
+            ctx, flights, lambda flight, _: run_async(ctx, f"quote {flight}", fetch_quote, flight), limit=5
+        )
     """
     _enter(ctx, "map_concurrent")
     if limit < 1:
@@ -244,6 +249,10 @@ async def fan_out(ctx: restate.Context, operations: Iterable[Durable[T]]) -> Fan
 
     Raises:
         Cancelled: This invocation was cancelled.
+
+    Example:
+        found = await fan_out(ctx, *(ServiceClient(ctx, search.find).call_async(airline) for airline in airlines))
+        offers = [offer for offer in found.values() if offer.seats]
     """
     _enter(ctx, "fan_out")
     found = _operations_of("fan_out", operations)
@@ -306,6 +315,10 @@ async def race(ctx: restate.Context, *operations: Durable[T], cancel_losers: boo
         TerminalError: ``race operation i failed: …``: the first operation to end failed.
         Cancelled: This invocation was cancelled.
         InvalidInput: There are no operations.
+
+    Example:
+        airlines = [ServiceClient(ctx, airline.quote).call_async(trip) for airline in (first, second)]
+        won = await race(ctx, *airlines, cancel_losers=True)
     """
     _enter(ctx, "race")
     found = _operations_of("race", operations)

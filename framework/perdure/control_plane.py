@@ -246,11 +246,19 @@ class ControlPlaneService:
             raise ConfigurationError(f"{self.name} has no main handler: decorate one with @service.main")
         return [self._definition, *self._compensations.definitions()]
 
+    def saga_id(self, key: str) -> str:
+        """Return the ID of a saga, under which `Rollbacks`, dead letters and the command line show it.
+
+        Args:
+            key: The key of the saga's workflow.
+        """
+        return self._saga_prefix + key
+
     async def _orchestrate(
         self, ctx: restate.WorkflowContext, work: Callable[[Orchestration], Awaitable[Written]]
     ) -> Written:
         self._check_key(ctx.key())
-        saga_id = self._saga_prefix + ctx.key()
+        saga_id = self.saga_id(ctx.key())
         annotate(saga_id=saga_id)
         cp = Orchestration(
             ctx,
@@ -291,7 +299,7 @@ class ControlPlaneService:
             ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest
         ) -> ExternalRollbackReceipt:
             """Roll back a saga that has ended or is orphaned; cancel a running one instead."""
-            saga_id = self._saga_prefix + ctx.key()
+            saga_id = self.saga_id(ctx.key())
             return await roll_back_from_outside(ctx, request, saga_id, self.name, self._saga_config)
 
         # A paused roll_back would block its callers. The parent's rollback and the reconciler repeat a killed one.

@@ -37,7 +37,12 @@ class DeterministicHelpers:
         return self._ctx.uuid()
 
     def rand_int(self, minimum: int, maximum: int) -> int:
-        """Return an integer of ``range(minimum, maximum)``; ``minimum`` if the range is empty."""
+        """Return an integer of ``range(minimum, maximum)``.
+
+        Args:
+            minimum: The least integer; also the result if the range is empty.
+            maximum: The end of the range, not a part of it.
+        """
         if minimum >= maximum:
             return minimum
         return self._random("DeterministicHelpers.rand_int").randrange(minimum, maximum)
@@ -48,6 +53,9 @@ class DeterministicHelpers:
 
     def rand_choice(self, items: Sequence[T]) -> T:
         """Return one of the items.
+
+        Args:
+            items: The items.
 
         Raises:
             InvalidInput: The sequence is empty.

@@ -42,6 +42,9 @@ class WorkflowLoop:
     Args:
         ctx: The handler's context.
         max_iterations: Iteration limit of one loop; 0 or less means the default.
+
+    Example:
+        receipt = await WorkflowLoop(ctx).retry(lambda attempt: ServiceClient(ctx, printer.print_page).call(page))
     """
 
     def __init__(self, ctx: restate.Context, max_iterations: int = MAX_ITERATIONS) -> None:

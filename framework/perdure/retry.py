@@ -31,6 +31,9 @@ class RetryPolicy:
 
     Raises:
         ConfigurationError: A value is out of range or of another type.
+
+    Example:
+        RetryPolicy(initial_interval=timedelta(seconds=1), max_attempts=5)  # waits of 1, 2, 4 and 8 s
     """
 
     initial_interval: timedelta = timedelta(seconds=1)
@@ -52,7 +55,11 @@ class RetryPolicy:
         )
 
     def delay_after(self, failures: int) -> timedelta:
-        """Return the wait after this many failed attempts (1 or more)."""
+        """Return the wait before the next attempt.
+
+        Args:
+            failures: The number of failed attempts, 1 or more.
+        """
         try:
             return min(self.max_interval, self.initial_interval * self.factor ** (failures - 1))
         except OverflowError:

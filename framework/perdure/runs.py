@@ -68,6 +68,9 @@ class RunConfig:
 
     Raises:
         ConfigurationError: A value is out of range or of another type.
+
+    Example:
+        RunConfig("charge", max_retries=3, max_delay=timedelta(seconds=5))
     """
 
     name: str = ""
@@ -104,11 +107,20 @@ class RunConfig:
         )
 
     def named(self, name: str) -> RunConfig:
-        """Return the same settings under another name."""
+        """Return the same settings under another name.
+
+        Args:
+            name: The name of the run.
+        """
         return replace(self, name=name)
 
     def exhausted(self, cause: str, aborted: str | None = None) -> RunExhausted:
-        """Return the error of a run whose attempts or time are used up, or that was aborted too often."""
+        """Return the error of a run whose attempts or time are used up, or that was aborted too often.
+
+        Args:
+            cause: The error of the last attempt.
+            aborted: The number of aborted attempts, if these ended the run.
+        """
         limits = [f"{aborted} aborted attempts"] if aborted else self._limits()
         limit = " or ".join(limits) or "the invocation's own attempts"
         return RunExhausted(f"run exhausted retries ({limit}) for {self.name}: {cause}", metadata={"run": self.name})
@@ -261,6 +273,10 @@ def run_async(
     Raises:
         InvalidInput: The run has no name, or an object of another type.
         PerdureTerminalError: The context was used inside another run, or no result of this type can be read back.
+
+    Example:
+        prices = [run_async(ctx, f"price of {flight}", fetch_price, flight) for flight in flights]
+        cheapest = min(await gather(ctx, *prices))
     """
     settings = RunConfig(config) if isinstance(config, str) else config
     if not isinstance(settings, RunConfig):
@@ -365,5 +381,8 @@ async def run_with_retry(
         RunExhausted: The attempts or the time are used up.
         Cancelled: This invocation was cancelled. A running action has five seconds to end before its task is cancelled.
             A thread, or a task that ignores its cancel, may continue, and so overtake a compensation.
+
+    Example:
+        quote = await run_with_retry(ctx, RunConfig("quote", max_retries=3), fetch_quote, "PD100")
     """
     return await run_async(ctx, config, action, *args, returns=returns)

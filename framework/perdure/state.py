@@ -162,6 +162,9 @@ class State(ReadOnlyState[T, D, C_co]):
     async def set(self: State[T, D, restate.ObjectContext], value: T) -> None:
         """Write the value, which must be the same at every replay (see `Time` and `DeterministicHelpers`).
 
+        Args:
+            value: The value.
+
         Raises:
             ReadOnlyStateError: The handler is shared; terminal, 400.
             PerdureTerminalError: The value would be read back changed, or not at all.

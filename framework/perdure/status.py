@@ -58,6 +58,9 @@ async def update_status(ctx: restate.WorkflowContext, status: StatusData, key: s
     Raises:
         InvalidInput: The progress is not between 0 and 1.
         ReadOnlyStateError: The handler is shared; terminal, 400.
+
+    Example:
+        await update_status(ctx, StatusData(phase="shipping", progress=0.5))
     """
     if not 0.0 <= status.progress <= 1.0:
         raise InvalidInput(f"progress must be from 0 to 1, got {status.progress}", metadata={"field": "progress"})

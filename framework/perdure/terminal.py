@@ -9,110 +9,29 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleDimensions, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
-from rich.highlighter import Highlighter
-from rich.segment import Segment
-from rich.style import Style
-from rich.text import Text
-
-from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, escape_rest, shorten
+from perdure._runtime.lazy import lazy_names
+from perdure._runtime.plain_text import check_visible, shorten
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from perdure._runtime.text_console import TerminalConsole, console, error_console, multiline_text
 
+# Rich is loaded when a command prints, and not by a help text.
+__getattr__, __dir__ = lazy_names(
+    __name__, {"perdure._runtime.text_console": "TerminalConsole console error_console multiline_text"}
+)
 
-_MIN_COLUMNS: Final = 20
-
-
-class TerminalConsole(Console):
-    """A Rich console that prints text literally: no markup, no emoji codes, no invisible characters.
-
-    Args:
-        stderr: Print to standard error instead of standard output.
-        width: Number of columns; the terminal's own by default.
-    """
-
-    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
-
-    @property
-    def size(self) -> ConsoleDimensions:
-        """Number of columns, at least 20, and of lines. Rich prints nothing in no columns."""
-        found = super().size
-        return ConsoleDimensions(max(found.width, _MIN_COLUMNS), found.height)
-
-    @size.setter
-    def size(self, new_size: tuple[int, int]) -> None:
-        self.width, self.height = new_size
-
-    def render_str(
-        self,
-        text: str,
-        *,
-        style: str | Style = "",
-        justify: JustifyMethod | None = None,
-        overflow: OverflowMethod | None = None,
-        emoji: bool | None = None,  # noqa: ARG002 - Rich's signature
-        markup: bool | None = None,  # noqa: ARG002 - Rich's signature
-        highlight: bool | None = None,  # noqa: ARG002 - Rich's signature
-        highlighter: Callable[[str | Text], Text] | Highlighter | None = None,  # noqa: ARG002 - Rich's signature
-    ) -> Text:
-        """Return a string as Rich text. Rich calls this for each string that it measures or prints."""
-        # Rich would cut a word that is wider than its column, such as an ID.
-        return Text(escape_invisible(text), style=style, justify=justify, overflow=overflow or "fold")
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render, and escape invisible characters of renderables that are not strings."""
-        for segment in super().render(renderable, options):
-            if segment.control:
-                yield segment
-            else:
-                yield Segment(escape_rest(segment.text, keep="\n"), segment.style)
-
-    def say(self, line: str, style: str | None = None) -> None:
-        """Print a line without wrapping it.
-
-        Args:
-            line: The line.
-            style: Rich style.
-        """
-        self.print(line, style=style, soft_wrap=True)
-
-    def print_lines(self, text: str, style: str | None = None) -> None:
-        """Print a text of several lines, indented after the first so that untrusted text cannot forge a line.
-
-        Args:
-            text: The text.
-            style: Rich style.
-        """
-        first, *more = text.split("\n")
-        self.say(first, style)
-        for line in more:
-            self.say(f"  {line}", style)
-
-    def print_model(self, answer: BaseModel) -> None:
-        """Print a model as JSON."""
-        self.print(Text(escape_json(answer.model_dump_json(indent=2))), soft_wrap=True)
-
-
-def multiline_text(text: str) -> Text:
-    """Return a text with its line breaks, such as indented JSON, for a cell of a table."""
-    return Text(escape_invisible(text, keep="\n"), overflow="fold")
-
-
-console = TerminalConsole()
-"""Standard output."""
-
-error_console = TerminalConsole(stderr=True)
-"""Standard error."""
+__all__ = ["TerminalConsole", "console", "error_console", "multiline_text", "run_command_line"]
 
 
 def run_command_line(program: str, commands: Callable[[], Any], arguments: Sequence[str] | None = None) -> None:
-    """Run a command line. An error is printed to standard error, and the exit code is 1.
+    """Run a command line. An error is printed to standard error.
+
+    The exit code is 0 after a success, 1 after an error or a finding that requires an action, and 2 after a wrong use:
+    an unknown command, a missing or invalid option.
 
     Args:
         program: The program's name, for messages.
@@ -131,7 +50,7 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
         try:
             check_visible(argument.encode("utf-8", "replace").decode(), allowed="\n\r\t\u200c\u200d\ufe0e\ufe0f")
         except ValueError as error:
-            error_console.say(f"{program}: the argument '{argument[:200]}' {error}")
+            _errors().say(f"{program}: the argument '{argument[:200]}' {error}")
             sys.exit(2)
     try:
         commands()
@@ -139,8 +58,14 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
         explanation = _explanation(error)
         if explanation is None:
             raise
-        error_console.print_lines(f"{program}: {explanation}")
-        sys.exit(1)
+        _errors().print_lines(f"{program}: {explanation}")
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _errors() -> TerminalConsole:
+    from perdure._runtime.text_console import error_console  # noqa: PLC0415 - loads Rich
+
+    return error_console
 
 
 def _explanation(error: Exception) -> str | None:
@@ -164,4 +89,4 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
         sys.__excepthook__(kind, error, trace)
         return
     for entry in traceback.format_exception(kind, error, trace):
-        error_console.print_lines(entry.rstrip("\n"))
+        _errors().print_lines(entry.rstrip("\n"))

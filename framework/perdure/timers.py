@@ -20,6 +20,9 @@ class WorkflowTimer:
 
     Args:
         ctx: The handler's context, of any kind.
+
+    Example:
+        await WorkflowTimer(ctx).sleep(timedelta(hours=24))
     """
 
     def __init__(self, ctx: restate.Context) -> None:

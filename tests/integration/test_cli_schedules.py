@@ -88,6 +88,9 @@ async def test_set_show_control_and_remove_schedule(restate, did, tmp_path: Path
     found = ScheduleStatus.model_validate_json((await run_command("show", name, "--json")).output)
     assert found.spec.every == timedelta(minutes=90)
 
+    assert f"did you mean '{name}'?" in await error_of("pause", name[:-1], *by)
+    triggered = await run_command("trigger", name, "--json", *by)
+    assert ScheduleStatus.model_validate_json(triggered.output).counts.started == 2
     assert await output_of("remove", name, *by) == f"Schedule '{name}' removed."
     assert f"schedule '{name}' does not exist" in await error_of("show", name)
     assert "'soon' is not a duration" in await error_of("set", name, "--every", "soon", *setting)

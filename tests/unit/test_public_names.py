@@ -6,6 +6,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -21,6 +24,12 @@ MODULES = sorted(
     if not name.rpartition(".")[2].startswith("_")
 )
 
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "api"
+EXPORTING = (
+    *("perdure.callers", "perdure.engine", "perdure.errors", "perdure.schedules", "perdure.security"),
+    *("perdure.serving", "perdure.sql", "perdure.testing"),
+)
 
 EXPORTS = """
     ApprovalTimeout Cancelled CompensationStrategy ConfigurationError Conflict ControlPlaneService
@@ -96,16 +105,38 @@ def parameters_of(function: object) -> list[str]:
     ]
 
 
+def undocumented_arguments(value: object) -> list[str]:
+    text = inspect.getdoc(value) or ""
+    is_model = inspect.isclass(value) and issubclass(value, BaseModel)
+    names = list(value.model_fields) if is_model else parameters_of(value)  # type: ignore[attr-defined] # a model
+    return [argument for argument in names if f"{argument}:" not in text]
+
+
 @pytest.mark.parametrize("name", perdure.__all__)
 def test_arguments_of_exports_are_documented(name):
     value = getattr(perdure, name)
-    if inspect.isclass(value) and issubclass(value, Enum | BaseException):
-        return
-    text = inspect.getdoc(value) or ""
-    is_model = inspect.isclass(value) and issubclass(value, BaseModel)
-    names = list(value.model_fields) if is_model else parameters_of(value)
-    described = [argument for argument in names if f"{argument}:" not in text]
-    assert described == [], f"{name} does not describe {described}"
+    is_named = inspect.isclass(value) and issubclass(value, Enum | BaseException)
+    missing = {} if is_named else {name: undocumented_arguments(value)}
+    if inspect.isclass(value):
+        functions = {member: getattr(function, "__func__", function) for member, function in vars(value).items()}
+        missing |= {
+            member: undocumented_arguments(function)
+            for member, function in functions.items()
+            if not member.startswith("_") and inspect.isfunction(function)
+        }
+    assert not any(missing.values()), missing
+
+
+def test_reference_describes_every_export():
+    pages = "".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    described = set(re.findall(r"^## `(\w+)`", pages, flags=re.MULTILINE))
+    exported = {
+        name
+        for package in (perdure, *map(importlib.import_module, EXPORTING))
+        for name in package.__all__
+        if inspect.isclass(value := getattr(package, name)) or inspect.isfunction(value)
+    }
+    assert exported <= described, exported - described
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -115,3 +146,11 @@ def test_import_and_document_every_module(module):
 
 def test_package_is_typed():
     assert (Path(perdure.__file__).parent / "py.typed").exists()
+
+
+def test_testing_names_its_missing_extra():
+    hidden = "import sys; sys.modules['pytest'] = None; import perdure.testing; import perdure.testing.plugin"
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    error = "pytest is not installed, which perdure.testing.plugin needs; pip install 'perdure[testing]'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {error}"

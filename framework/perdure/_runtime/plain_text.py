@@ -12,10 +12,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from pydantic import AfterValidator, StringConstraints
-from pydantic_core import PydanticCustomError
+if TYPE_CHECKING:
+    from pydantic import AfterValidator, StringConstraints
 
 INVISIBLE_CHARACTER: Final = "invisible_character"
 """Type of pydantic's error for a text that `check_visible` rejects."""
@@ -135,6 +135,8 @@ def check_visible(text: str, *, allowed: str = "") -> str:
     """
     for found in _NOT_ASCII.finditer(text):
         if found[0] not in allowed and not is_visible(found[0]):
+            from pydantic_core import PydanticCustomError  # noqa: PLC0415 - a help text needs no pydantic
+
             name = unicodedata.name(found[0], "")
             raise PydanticCustomError(
                 INVISIBLE_CHARACTER,
@@ -151,5 +153,15 @@ def _checked_prose(text: str) -> str:
     return check_visible(text, allowed=_OF_PROSE)
 
 
-Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_checked_prose)]
-"""Reason of an action: one line of up to 2000 visible characters."""
+if TYPE_CHECKING:
+    Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_checked_prose)]
+
+
+def __getattr__(name: str) -> Any:
+    """Return ``Reason``, the type of an action's reason: one line of up to 2000 visible characters."""
+    if name != "Reason":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from pydantic import AfterValidator, StringConstraints  # noqa: PLC0415 - a help text needs no pydantic
+
+    globals()["Reason"] = reason = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_checked_prose)]
+    return reason

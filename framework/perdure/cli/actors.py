@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.options import JsonOption, explained, parse_duration
+from perdure.cli.options import JsonOption, explained, parse_duration, print_answer
 from perdure.security.credentials import Role
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
-from perdure.terminal import console
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,8 +27,9 @@ def issue(
     role: Annotated[list[Role], typer.Option("--role", "-r", help="A role of the actor; repeatable.")],
     group: Annotated[list[str] | None, typer.Option("--group", "-g", help="A group of the actor; repeatable.")] = None,
     valid_for: Annotated[str, typer.Option("--for", help="Validity, for example 90d or 12h.")] = "90d",
+    as_json: JsonOption = False,
 ) -> None:
-    """Issue a key file with a credential. Transfer it safely: its holder can act as this actor."""
+    """Issue a key file with a credential. Its holder can act as this actor."""
     lifetime = parse_duration("--for", valid_for)
     with explained():
         key = ActorKey.issue(
@@ -41,7 +41,9 @@ def issue(
             now=datetime.now(UTC),
         )
     key.save(out)
-    console.say(f"{out}: issued for {key.actor} with the roles {', '.join(key.credential.roles)}, valid {_until(key)}")
+    roles = ", ".join(key.credential.roles)
+    text = f"{out}: issued for {key.actor} with the roles {roles}, valid {_until(key)}"
+    print_answer(key.credential, as_json, text)
 
 
 @app.command()
@@ -53,10 +55,7 @@ def show(
     """Show the credential of a key file; never the private key."""
     key = ActorKey.load(file)
     credential = key.credential
-    if as_json:
-        console.print_model(credential)
-        return
-    for name, value in {
+    facts = {
         "actor": credential.actor,
         "roles": ", ".join(credential.roles),
         "groups": ", ".join(credential.groups) or "none",
@@ -64,8 +63,8 @@ def show(
         "serial": credential.serial,
         "issuer": credential.issuer,
         "valid": f"from {credential.issued_at:%Y-%m-%d %H:%M:%S} UTC {_until(key)}",
-    }.items():
-        console.say(f"{name:7} {value}")
+    }
+    print_answer(credential, as_json, *(f"{name:7} {value}" for name, value in facts.items()))
 
 
 def _until(key: ActorKey) -> str:

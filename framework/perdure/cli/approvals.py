@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
 
@@ -36,18 +37,22 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    UsageError,
     call_ingress,
     explained,
+    known_keys,
+    print_answer,
     print_facts,
+    suggesting,
 )
-from perdure.errors import ConfigurationError, IngressError, NotFound
+from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey, SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import KeyedTarget
 from perdure.terminal import console, multiline_text
 
-R = TypeVar("R")
+R = TypeVar("R", bound=BaseModel)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -69,6 +74,22 @@ _DURATION = TypeAdapter(timedelta)
 _TIME = TypeAdapter(datetime)
 
 
+class ApprovalLink(BaseModel):
+    """Link that decides once.
+
+    Args:
+        approval_id: The approval.
+        person: The person that decides with it.
+        url: The link, a secret.
+        expires_at: Its expiry.
+    """
+
+    approval_id: str
+    person: str
+    url: str
+    expires_at: datetime
+
+
 @app.command("list")
 def list_(
     *,
@@ -81,13 +102,14 @@ def list_(
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """List open approvals of a person, a group or anyone, ordered by deadline.
+    """List open approvals, ordered by deadline.
 
-    The list of a person includes the approvals of the given groups and those that anyone may decide.
+    Without --person and --group, list those that anyone may decide. The list of a person includes the approvals of
+    the given groups and those that anyone may decide.
     """
     groups = [each.removeprefix(GROUP_PREFIX) for each in group or []]
     if person is None and len(groups) > 1:
-        raise ConfigurationError("several groups need a --person; pass one --group otherwise")
+        raise UsageError("several groups need a --person; pass one --group otherwise")
     inbox = person or (f"{GROUP_PREFIX}{groups[0]}" if groups else ANYONE)
     with explained():
         query = InboxQuery(limit=limit, after=after, groups=groups)
@@ -158,16 +180,22 @@ def _add_vote_command(action: Literal["approve", "reject"], description: str) ->
     def vote(
         approval_id: IdArgument,
         *,
+        early: Annotated[bool, typer.Option("--early", help="Vote before the approval is opened; unsigned.")] = False,
         key_file: KeyFileOption = None,
         actor: UnsignedActorOption = None,
         group: GroupsOption = None,
         reason: ReasonOption = "",
+        as_json: JsonOption = False,
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
-        done = _Client(ingress, approval_id, key_file, actor, group).act(action, {"reason": reason}, DecisionReceipt)
+        if early and key_file is not None:
+            raise UsageError("--early is for unsigned votes: a signature contains the digest of an open approval")
+        client = _Client(ingress, approval_id, key_file, actor, group)
+        done = client.act(action, {"reason": reason}, DecisionReceipt, must_be_open=not early)
         delegator = f" on behalf of {done.on_behalf_of}" if done.on_behalf_of else ""
         unsigned = "" if done.signed else " (unsigned)"
-        console.say(f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}")
+        text = f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}"
+        print_answer(done, as_json, text)
 
 
 _add_vote_command("approve", "Vote for an approval.")
@@ -184,14 +212,14 @@ def delegate(
     actor: UnsignedActorOption = None,
     group: GroupsOption = None,
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Delegate your vote to another person until an expiry."""
     body = {"to": to, "until": _expiry(until).isoformat(), "reason": reason}
     done = _Client(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
-    console.say(
-        f"{done.approval_id}: {done.to} may vote on behalf of {done.actor} until {done.until:%Y-%m-%d %H:%M:%S %Z}"
-    )
+    right = f"{done.to} may vote on behalf of {done.actor} until {done.until:%Y-%m-%d %H:%M:%S %Z}"
+    print_answer(done, as_json, f"{done.approval_id}: {right}, now {done.status}")
 
 
 @app.command()
@@ -201,11 +229,12 @@ def withdraw(
     key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Withdraw an approval that you requested."""
     done = _Client(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
-    console.say(f"{done.approval_id}: now {done.status}")
+    print_answer(done, as_json, f"{done.approval_id}: withdrawn by {done.actor}, now {done.status}")
 
 
 @app.command("revoke-links")
@@ -220,35 +249,38 @@ def revoke_links(
     key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Revoke issued links. Without ID, revoke the person's links, delegations and keys."""
     if approval_id is None:
-        _revoke_person(ingress, person, key_file, actor, reason)
+        _revoke_person(ingress, person, key_file, actor, reason, as_json=as_json)
         return
     body: dict[str, Any] = {"reason": reason}
     if person is not None:
         body["person"] = canonical_user(person)
     done = _Client(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
     links = "all links" if done.person is None else f"the links of {done.person}"
-    console.say(f"{done.approval_id}: {links} from before {done.at:%Y-%m-%d %H:%M:%S %Z} are revoked")
+    before = f"{done.at:%Y-%m-%d %H:%M:%S %Z}"
+    print_answer(done, as_json, f"{done.approval_id}: {links} from before {before} are revoked, now {done.status}")
 
 
-def _revoke_person(ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str) -> None:
+def _revoke_person(
+    ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str, *, as_json: bool
+) -> None:
     if person is None:
-        raise ConfigurationError("no links selected: pass the ID of an approval, or --person")
+        raise UsageError("no links selected: pass the ID of an approval, or --person")
     name = canonical_user(person)
     if key_file is not None:
         body = sign_principal_action(ActorKey.load(key_file), name, {"reason": reason}, at=datetime.now(UTC))
     elif actor is not None:
         body = {"actor": actor, "reason": reason}
     else:
-        raise ConfigurationError(_NO_ACTOR)
+        raise UsageError(_NO_ACTOR)
     target: KeyedTarget[dict[str, Any], Principal] = KeyedTarget(PRINCIPALS, "revoke", dict[str, Any], Principal)
     done = call_ingress(ingress, lambda client: client.call(target, body, key=name))
-    console.say(
-        f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} are revoked"
-    )
+    before = f"{done.revoked_before:%Y-%m-%d %H:%M:%S %Z}"
+    print_answer(done, as_json, f"{name}: links, delegations and keys from before {before} are revoked")
 
 
 @app.command()
@@ -264,6 +296,7 @@ def link(
         ),
     ],
     console_url: Annotated[str, typer.Option(envvar="PERDURE_CONSOLE_URL", help="URL of the console.")],
+    as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Print a link that decides once for a person. The link is a secret."""
@@ -278,7 +311,8 @@ def link(
             expires_at=approval.deadline,
             nonce=secrets.token_hex(16),
         )
-    console.say(address)
+    answer = ApprovalLink(approval_id=approval_id, person=person, url=address, expires_at=approval.deadline)
+    print_answer(answer, as_json, address)
 
 
 @app.command()
@@ -294,11 +328,7 @@ def verify(
     With PERDURE_ACTIONS=signed, an action without a signature fails.
     """
     check = check_approval(_status(ingress, approval_id), _signing_rules(issuer_keys))
-    if as_json:
-        console.print_model(check)
-    else:
-        for line in check.lines:
-            console.say(line)
+    print_answer(check, as_json, *check.lines)
     if not check.good:
         raise typer.Exit(1)
 
@@ -321,34 +351,38 @@ class _Client:
     actor: str | None
     groups: list[str] | None
 
-    def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
+    def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R], *, must_be_open: bool = False) -> R:
         target: KeyedTarget[dict[str, Any], R] = KeyedTarget(APPROVALS, action, dict[str, Any], receipt)
-        request = self._sign(action, self.key_file, body) if self.key_file is not None else self._name_actor(body)
-        return call_ingress(self.ingress, lambda client: client.call(target, request, key=self.approval_id))
+        if self.key_file is not None:
+            request = self._sign(action, self.key_file, body)
+        else:
+            request = self._name_actor(body)
+            if must_be_open:
+                _status(self.ingress, self.approval_id, "; to vote before that, pass --early")
+        with _suggesting(self.approval_id):
+            return call_ingress(self.ingress, lambda client: client.call(target, request, key=self.approval_id))
 
     def _name_actor(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.actor is None:
-            raise ConfigurationError(_NO_ACTOR)
+            raise UsageError(_NO_ACTOR)
         return {**body, "actor": self.actor} | ({"groups": self.groups} if self.groups else {})
 
     def _sign(self, action: SignableAction, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
         if self.groups:
-            raise ConfigurationError("--group is for unsigned actions: the credential of a key names its groups")
+            raise UsageError("--group is for unsigned actions: the credential of a key names its groups")
         key = ActorKey.load(key_file)
         with explained():
-            return sign_action(key, action, self.approval_id, self._payload_digest(), body, at=datetime.now(UTC))
-
-    def _payload_digest(self) -> str:
-        try:
-            return _status(self.ingress, self.approval_id).payload_digest
-        except IngressError as error:
-            if error.code == NotFound.code:
-                raise ConfigurationError(f"approval '{self.approval_id}' has not been opened") from error
-            raise
+            digest = _status(self.ingress, self.approval_id).payload_digest
+            return sign_action(key, action, self.approval_id, digest, body, at=datetime.now(UTC))
 
 
-def _status(ingress: str, approval_id: str) -> ApprovalStatus:
-    return call_ingress(ingress, lambda client: client.call(approval_status, key=approval_id))
+def _status(ingress: str, approval_id: str, hint: str = "") -> ApprovalStatus:
+    with _suggesting(approval_id, hint):
+        return call_ingress(ingress, lambda client: client.call(approval_status, key=approval_id))
+
+
+def _suggesting(approval_id: str, hint: str = "") -> AbstractContextManager[None]:
+    return suggesting(approval_id, lambda: known_keys(APPROVALS), hint)
 
 
 def _expiry(text: str) -> datetime:
@@ -359,7 +393,5 @@ def _expiry(text: str) -> datetime:
     try:
         at = _TIME.validate_python(text)
     except ValidationError as error:
-        raise ConfigurationError(
-            f"--until: '{text}' is neither a time (2030-01-31T12:00Z) nor a duration (PT8H)"
-        ) from error
+        raise UsageError(f"--until: '{text}' is neither a time (2030-01-31T12:00Z) nor a duration (PT8H)") from error
     return at if at.tzinfo is not None else at.astimezone()

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
+from pydantic import BaseModel
 from rich.text import Text
 
 from perdure._runtime.http import http_client
 from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, Alert, Condition, group_id
 from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
-from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
+from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, JsonOption, progress
 from perdure.engine.admin import AdminClient
 from perdure.engine.catalog import SINGLETONS, Catalog, conflicts
 from perdure.errors import ConfigurationError, EngineError, PerdureError
@@ -46,26 +47,52 @@ Handlers = frozenset[tuple[str, str]]
 """Pairs of service and handler name."""
 
 
+class DoctorReport(BaseModel):
+    """Findings of all checks.
+
+    Args:
+        findings: The findings.
+        action_required: Whether a finding is a problem; the exit code is 1 then.
+    """
+
+    findings: list[Finding]
+    action_required: bool
+
+
 def doctor(
     ingress: IngressOption = DEFAULT_INGRESS,
     admin: AdminOption = DEFAULT_ADMIN,
     folder: Annotated[
         Path,
-        typer.Option("--folder", envvar="PERDURE_LOCAL_DIR", help="The data folder, to check the free disk space."),
+        typer.Option("--folder", envvar="PERDURE_LOCAL_DIR", help="Data folder, to check the free disk space."),
     ] = Path(),
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required."""
+    """Check engine, services, keys, clocks and disk.
+
+    Also report stuck invocations and dead letters. The exit code is 1 if an action is required.
+    """
     findings = asyncio.run(_all_findings(ingress, admin, folder))
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        mark = Text("!!", "red") if finding.is_problem else Text("ok", "green")
-        console.print(mark, f"{finding.subject:<{width}}  {finding.text}", soft_wrap=True)
-    if any(finding.is_problem for finding in findings):
+    report = DoctorReport(findings=findings, action_required=any(finding.is_problem for finding in findings))
+    if as_json:
+        console.print_model(report)
+    else:
+        width = max(len(finding.subject) for finding in findings)
+        for finding in findings:
+            mark = Text("!!", "red") if finding.is_problem else Text("ok", "green")
+            console.print(mark, f"{finding.subject:<{width}}  {finding.text}", soft_wrap=True)
+    if report.action_required:
         raise typer.Exit(1)
 
 
 async def _all_findings(ingress: str, admin: str, folder: Path) -> list[Finding]:
-    return [finding async for finding in examine(ingress, admin, folder, os.environ)]
+    findings = []
+    with progress("checking the ingress ...") as show:
+        async for finding in examine(ingress, admin, folder, os.environ):
+            findings.append(finding)
+            show(f"checked {finding.subject} ...")
+    return findings
 
 
 async def examine(ingress: str, admin: str, folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Finding]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,18 +12,19 @@ from typer.core import TyperGroup
 
 from perdure._runtime.lazy import paused_collector
 from perdure.security.private_files import set_private_umask
-from perdure.terminal import console, run_command_line
+from perdure.terminal import run_command_line
 
 _COMMANDS: Final = {
-    "actors": "Issue and show the key files of people, which sign their actions.",
-    "approvals": "List approvals, decide them, and verify their audit logs.",
+    "actors": "Issue and show key files, which sign people's actions.",
+    "approvals": "List and decide approvals, verify their audit logs.",
+    "completion": "Print or install the completion of a shell.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
-    "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
+    "doctor": "Check engine, services, keys, clocks and disk.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
     "sagas": "List sagas and show their timelines.",
     "schedules": "List, set and control schedules.",
-    "services": "List handlers, and which of them are public on the ingress.",
+    "services": "List handlers and their visibility at the ingress.",
 }
 """Help of each command. A command is in the module of its name."""
 
@@ -35,11 +37,17 @@ class _Commands(TyperGroup):
         name, found, rest = super().resolve_command(ctx, args)
         return name, found if name is None else _load(name), rest
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands first and the options in one line, so that the help fits a screen."""
+        self.format_commands(ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write_text("Options: --version, -h, --help. Each command has its own --help.")
+
 
 def _load(name: str) -> Any:
     with paused_collector():
         module = import_module(f"perdure.cli.{name.replace('-', '_')}")
-    one = typer.Typer(add_completion=False)
+    one = typer.Typer(add_completion=False, rich_markup_mode=None)
     if hasattr(module, "app"):
         one.add_typer(module.app, name=name, help=_COMMANDS[name])
     else:
@@ -54,9 +62,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # panels do not fit a screen, and need Rich
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ADMIN_URL "
-    "(default http://127.0.0.1:9070), PERDURE_ACTOR, PERDURE_KEY_FILE, PERDURE_SECURITY_ENCRYPTION_KEYS_FILE.",
 )
 for _name, _help in _COMMANDS.items():
     app.command(_name, help=_help)(lambda: None)  # for the help only
@@ -64,6 +71,10 @@ for _name, _help in _COMMANDS.items():
 
 def _print_version(requested: bool) -> None:
     if requested:
+        from importlib.metadata import version  # noqa: PLC0415 - a help text needs neither
+
+        from perdure.terminal import console  # noqa: PLC0415
+
         console.say(f"perdure {version('perdure')}")
         raise typer.Exit
 
@@ -76,6 +87,10 @@ def _perdure(
 
 
 def main() -> None:
-    """Run the command line; an error prints one sentence to standard error and exits with code 1."""
+    """Run the command line. An error prints one sentence to standard error. `run_command_line` has the exit codes."""
     set_private_umask()
-    run_command_line("perdure", app)
+    if "_PERDURE_COMPLETE" in os.environ:  # set by the script of `perdure completion`
+        from typer._completion_classes import completion_init  # noqa: PLC0415 - Typer has no public call
+
+        completion_init()
+    run_command_line("perdure", partial(app, prog_name="perdure"))

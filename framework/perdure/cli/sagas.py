@@ -23,7 +23,7 @@ from perdure.cli.options import (
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.saga.queries import OPEN_PHASES, list_sagas
+from perdure.saga.queries import ALL_PHASES, OPEN_PHASES, list_sagas
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
@@ -44,7 +44,10 @@ _COMPENSATION_STYLES = {
 @app.command("list")
 def list_(
     *,
-    phase: Annotated[SagaPhase | None, typer.Option(help="Filter by phase; default: all open sagas.")] = None,
+    phase: Annotated[
+        SagaPhase | None,
+        typer.Option(show_choices=False, help=f"One of {', '.join(ALL_PHASES)}; default: all open ones."),
+    ] = None,
     service: Annotated[str | None, typer.Option(help="Filter by service.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of sagas.")] = 50,
     as_json: JsonOption = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -16,14 +17,16 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    UsageError,
     call_ingress,
     explained,
     parse_duration,
+    print_answer,
     print_facts,
     read_payload,
     resolve_actor,
+    suggesting,
 )
-from perdure.errors import ConfigurationError
 from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAction,
@@ -45,6 +48,7 @@ app = typer.Typer(no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 
+_MAX_PAGE_SIZE: Final = 200
 _STATE_STYLES: Final = {"paused": "yellow", "finished": "dim"}
 
 
@@ -52,7 +56,7 @@ _STATE_STYLES: Final = {"paused": "yellow", "finished": "dim"}
 def list_(
     *,
     page: Annotated[int, typer.Option(min=1)] = 1,
-    page_size: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    page_size: Annotated[int, typer.Option(min=1, max=_MAX_PAGE_SIZE)] = 50,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
@@ -85,7 +89,7 @@ def list_(
 @app.command()
 def show(name: NameArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
     """Show the timing, runs and audit log of a schedule."""
-    schedule = call_ingress(ingress, lambda client: client.call(status_target, key=name))
+    schedule = _status(ingress, name)
     if as_json:
         console.print_model(schedule)
     else:
@@ -96,21 +100,22 @@ def show(name: NameArgument, *, as_json: JsonOption = False, ingress: IngressOpt
 def set_(
     name: NameArgument,
     *,
-    target: Annotated[str, typer.Option(help="The handler to start: SERVICE/HANDLER or SERVICE/KEY/HANDLER.")],
-    cron: Annotated[str | None, typer.Option(help="Cron expression, for example '0 2 * * *'.")] = None,
-    every: Annotated[str | None, typer.Option(help="Interval instead of --cron, for example 15m, 1h30m or 2d.")] = None,
-    timezone: Annotated[str, typer.Option(help="Time zone of --cron, for example Europe/Vienna.")] = "UTC",
-    payload: Annotated[str | None, typer.Option(help="Request of the handler, as JSON or @FILE.")] = None,
-    catch_up: Annotated[CatchUp, typer.Option(help="Policy for missed firings.")] = CatchUp.SKIP,
-    catch_up_limit: Annotated[int, typer.Option(help="With --catch-up all: maximum number of runs.")] = 100,
-    tolerance: Annotated[str, typer.Option(help="With --catch-up skip: maximum delay of a firing.")] = "1m",
-    overlap: Annotated[Overlap, typer.Option(help="Policy for a firing during an active run.")] = Overlap.SKIP,
+    target: Annotated[str, typer.Option(help="SERVICE/HANDLER or SERVICE/KEY/HANDLER.")],
+    cron: Annotated[str | None, typer.Option(help="For example '0 2 * * *'.")] = None,
+    every: Annotated[str | None, typer.Option(help="Interval, for example 15m or 1h30m.")] = None,
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "UTC",
+    payload: Annotated[str | None, typer.Option(help="Request, as JSON or @FILE.")] = None,
+    catch_up: Annotated[CatchUp, typer.Option(help="Missed firings.")] = CatchUp.SKIP,
+    catch_up_limit: Annotated[int, typer.Option(help="For all: maximum of runs.")] = 100,
+    tolerance: Annotated[str, typer.Option(help="For skip: maximum delay.")] = "1m",
+    overlap: Annotated[Overlap, typer.Option(help="Firing during a run.")] = Overlap.SKIP,
     start: Annotated[datetime | None, typer.Option(help="Earliest firing, in UTC.")] = None,
     end: Annotated[datetime | None, typer.Option(help="Latest firing, in UTC.")] = None,
     description: Annotated[str, typer.Option(help="Purpose of the schedule.")] = "",
     actor: ActorOption = None,
     key_file: KeyFileOption = None,
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Create or replace a schedule. A paused schedule stays paused."""
@@ -137,12 +142,12 @@ def set_(
         signed_action = sign_setting(key, name, request.spec, reason=reason, at=datetime.now(UTC))
         request = request.model_copy(update={"signed_action": signed_action})
     schedule = call_ingress(ingress, lambda client: client.call(set_target, request, key=name))
-    console.say(f"Schedule '{name}' set. {_summary(schedule)}")
+    print_answer(schedule, as_json, f"Schedule '{name}' set. {_summary(schedule)}")
 
 
 _HELP: Final = {
     ScheduleAction.PAUSE: "Pause a schedule. Active runs continue.",
-    ScheduleAction.RESUME: "Resume a paused schedule, or schedule the lost firing of an active one again.",
+    ScheduleAction.RESUME: "Resume a schedule, or restore the lost firing of an active one.",
     ScheduleAction.TRIGGER: "Start a run now.",
     ScheduleAction.REMOVE: "Remove a schedule. Active runs continue.",
 }
@@ -163,17 +168,18 @@ def _add_command(action: ScheduleAction) -> None:
         actor: ActorOption = None,
         key_file: KeyFileOption = None,
         reason: ReasonOption = "",
+        as_json: JsonOption = False,
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
         actor, key = resolve_actor(actor, key_file)
         signed_action = None
         if key is not None:
-            current = call_ingress(ingress, lambda client: client.call(status_target, key=name))
-            signed_action = sign_action(key, action, current, reason=reason, at=datetime.now(UTC))
+            signed_action = sign_action(key, action, _status(ingress, name), reason=reason, at=datetime.now(UTC))
         request = ScheduleActionRequest(actor=actor, reason=reason, signed_action=signed_action)
-        schedule = call_ingress(ingress, lambda client: client.call(action_target(action), request, key=name))
+        with _suggesting(ingress, name):
+            schedule = call_ingress(ingress, lambda client: client.call(action_target(action), request, key=name))
         summary = "" if action is ScheduleAction.REMOVE else f" {_summary(schedule)}"
-        console.say(f"Schedule '{name}' {_CONFIRMATIONS[action]}.{summary}")
+        print_answer(schedule, as_json, f"Schedule '{name}' {_CONFIRMATIONS[action]}.{summary}")
 
     command.__doc__ = _HELP[action]
     app.command(action.value)(command)
@@ -181,6 +187,20 @@ def _add_command(action: ScheduleAction) -> None:
 
 for _action in _HELP:
     _add_command(_action)
+
+
+def _status(ingress: str, name: str) -> ScheduleStatus:
+    with _suggesting(ingress, name):
+        return call_ingress(ingress, lambda client: client.call(status_target, key=name))
+
+
+def _suggesting(ingress: str, name: str) -> AbstractContextManager[None]:
+    def names() -> list[str]:
+        request = ScheduleListRequest(page_size=_MAX_PAGE_SIZE)
+        page = call_ingress(ingress, lambda client: client.call(list_target, request, key=INDEX_KEY))
+        return [each.name for each in page.items]
+
+    return suggesting(name, names)
 
 
 def _summary(schedule: ScheduleStatus) -> str:
@@ -232,5 +252,5 @@ def _run_duration(run: ScheduledRun) -> str:
 def _target(text: str) -> dict[str, str | None]:
     parts = text.split("/")
     if len(parts) < 2:
-        raise ConfigurationError(f"--target: '{text}' is not a handler; write SERVICE/HANDLER or SERVICE/KEY/HANDLER")
+        raise UsageError(f"--target: '{text}' is not a handler; write SERVICE/HANDLER or SERVICE/KEY/HANDLER")
     return {"service": parts[0], "handler": parts[-1], "key": "/".join(parts[1:-1]) or None}

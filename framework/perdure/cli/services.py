@@ -36,7 +36,7 @@ def services(
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """List handlers, and which of them are public on the ingress."""
+    """List handlers and their visibility at the ingress."""
     listed = handlers_of(query_engine(admin, AdminClient.services), public_only=public)
     if as_json:
         console.print_model(listed)

@@ -69,6 +69,9 @@ class SagaConfig(BaseModel):
 
     Raises:
         ConfigurationError: A value is out of range.
+
+    Example:
+        trips = ControlPlaneService("Trips", saga=SagaConfig(rollback_wait=timedelta(seconds=10)))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,7 +104,11 @@ class SagaConfig(BaseModel):
         )
 
     def transient_retry_of(self, policy: RetryPolicy | None) -> RetryPolicy:
-        """Return the retries of a compensation after transient errors; its own policy overrides that of the saga."""
+        """Return the retries of a compensation after transient errors.
+
+        Args:
+            policy: The compensation's own policy, which overrides that of the saga; None without one.
+        """
         policy = policy or self.transient_retry
         if self.strategy is CompensationStrategy.FOREVER:
             return replace(policy, max_attempts=None, max_duration=None)

@@ -421,7 +421,11 @@ class Orchestration:
         self.ctx.set(CLOSED_PREFIX + closed.phase, closed, serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
-        """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
+        """Roll back the saga, and return the original error with the outcome of the rollback in its metadata.
+
+        Args:
+            error: The error that ended the orchestration.
+        """
         error = clean_terminal(error)  # its message is stored
         cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):

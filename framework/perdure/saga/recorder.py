@@ -111,6 +111,9 @@ class Saga:
         """Note that a step's action has not completed.
 
         This and the methods below cost no journal entry: a replay repeats them.
+
+        Args:
+            record: The step.
         """
         if record.position not in self._unknown:
             self.completed[record.position] = False
@@ -133,12 +136,21 @@ class Saga:
             self.steps[record.position - 1] = known.model_copy(update={"timed_out": [*known.timed_out, timed_out]})
 
     def complete(self, record: StepRecord) -> None:
-        """Note that a step's action completed."""
+        """Note that a step's action completed.
+
+        Args:
+            record: The step.
+        """
         self.completed[record.position] = True
         self._publish_ended(record, None)
 
     def fail(self, record: StepRecord, error: TerminalError) -> None:
-        """Publish that a step's action failed and is not retried."""
+        """Publish that a step's action failed and is not retried.
+
+        Args:
+            record: The step.
+            error: The error of the action.
+        """
         self._publish_ended(record, error)
 
     def _publish_ended(self, record: StepRecord, error: TerminalError | None) -> None:

@@ -176,27 +176,56 @@ class ScheduleClient:
         return await self._call(set_target, schedule, name)
 
     async def pause(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Stop the firings of a schedule until it is resumed; active runs continue."""
+        """Stop the firings of a schedule until it is resumed; active runs continue.
+
+        Args:
+            name: The schedule.
+            reason: Reason, for the audit log.
+        """
         return await self._act(ScheduleAction.PAUSE, name, reason)
 
     async def resume(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Resume a paused schedule; on an active one, send its next firing again, after a kill."""
+        """Resume a paused schedule; on an active one, send its next firing again, after a kill.
+
+        Args:
+            name: The schedule.
+            reason: Reason, for the audit log.
+        """
         return await self._act(ScheduleAction.RESUME, name, reason)
 
     async def trigger(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Start a run now, even if the schedule is paused."""
+        """Start a run now, even if the schedule is paused.
+
+        Args:
+            name: The schedule.
+            reason: Reason, for the audit log.
+        """
         return await self._act(ScheduleAction.TRIGGER, name, reason)
 
     async def remove(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Remove a schedule and return its last status."""
+        """Remove a schedule and return its last status.
+
+        Args:
+            name: The schedule.
+            reason: Reason, for the audit log.
+        """
         return await self._act(ScheduleAction.REMOVE, name, reason)
 
     async def status(self, name: str) -> ScheduleStatus:
-        """Return the status of a schedule."""
+        """Return the status of a schedule.
+
+        Args:
+            name: The schedule.
+        """
         return await self._call(status_target, None, name)
 
     async def list(self, *, page: int = 1, page_size: int = 50) -> SchedulePage:
-        """Return a page of schedules, sorted by name; the first page is 1."""
+        """Return a page of schedules, sorted by name.
+
+        Args:
+            page: The page, from 1.
+            page_size: Number of schedules per page.
+        """
         return await self._call(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
 
     async def _act(self, action: ScheduleAction, name: str, reason: str) -> ScheduleStatus:

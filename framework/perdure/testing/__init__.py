@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perdure.testing.background import BackgroundLoop
+from perdure.testing.rollbacks import wait_for_rollback
 from perdure.testing.served import Mode, Restate, RestateEnvironment, ServedApp
 from perdure.testing.server import RestateServer
 
-__all__ = ["BackgroundLoop", "Mode", "Restate", "RestateEnvironment", "RestateServer", "ServedApp"]
+__all__ = ["BackgroundLoop", "Mode", "Restate", "RestateEnvironment", "RestateServer", "ServedApp", "wait_for_rollback"]

@@ -41,9 +41,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-import pytest_asyncio
-
 from perdure._runtime.time_scale import scaling
 from perdure.engine.admin import AdminClient, failure_message
 from perdure.security.config import SecurityConfig
@@ -51,6 +48,13 @@ from perdure.serving import Servable
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.served import Mode, Restate, RestateEnvironment
 from perdure.testing.server import RestateServer
+
+try:
+    import pytest
+    import pytest_asyncio
+except ModuleNotFoundError as missing:
+    needed = f"{missing.name} is not installed, which perdure.testing.plugin needs; pip install 'perdure[testing]'"
+    raise ModuleNotFoundError(needed, name=missing.name) from missing
 
 _MARK = "restate_modes"
 _OPTION = "--restate-modes"

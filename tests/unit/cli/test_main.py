@@ -48,13 +48,26 @@ def test_closed_pipe_ends_command_quietly() -> None:
     assert done.stderr == b""
 
 
+HEAVY = {
+    *("alembic", "cryptography", "granian", "httpx", "nacl", "opentelemetry", "pydantic", "restate", "rich"),
+    *("sqlalchemy", "structlog"),
+}
+
+
 @pytest.mark.parametrize("code", ["import perdure", "import perdure.cli.main; perdure.cli.main.main()"])
-def test_library_and_help_start_without_the_sdk(code: str) -> None:
+def test_library_and_help_load_no_heavy_module(code: str) -> None:
     command = [sys.executable, "-X", "importtime", "-c", code, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "perdure" in loaded
-    assert not {"restate", "httpx", "opentelemetry.trace"} & loaded
+    assert not HEAVY & loaded
+
+
+def test_completion_loads_no_client() -> None:
+    command = [sys.executable, "-X", "importtime", "-c", "from perdure.cli.main import main; main()"]
+    done = subprocess.run([*command, "completion", "bash"], capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert HEAVY & loaded <= {"pydantic", "rich"}
 
 
 @pytest.mark.parametrize("option", [["--wait"], ["--payload", "{}"]], ids=str)
