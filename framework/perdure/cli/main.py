@@ -17,11 +17,15 @@ _COMMANDS: Final = {
     "actors": "Issue and show the key files of people, which sign their actions.",
     "approvals": "List approvals, decide them, and verify their audit logs.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
+    "deployments": "List, drain and forget deployments of services.",
+    "dev": "Run an engine and the services of modules; reload them on changes.",
     "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
+    "register": "Register processes with the engine.",
     "sagas": "List sagas and show their timelines.",
     "schedules": "List, set and control schedules.",
+    "serve": "Serve the services of modules in one process.",
     "services": "List handlers, and which of them are public on the ingress.",
 }
 """Help of each command. A command is in the module of its name."""

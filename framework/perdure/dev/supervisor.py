@@ -43,6 +43,7 @@ class Supervisor:
     ) -> None:
         self._tiers = tiers
         self._processes = {name: process for tier in tiers for name, process in tier.items()}
+        self._starts = {name: asyncio.Lock() for name in self._processes}
         self._report = report
         self._silence_limit = silence_limit.total_seconds()
 
@@ -102,6 +103,16 @@ class Supervisor:
         """
         await self._processes[name].start()
 
+    async def replace(self, name: str) -> None:
+        """Stop a process, within 5 seconds, and start it again, for example with newer code.
+
+        Raises:
+            PerdureError: The process cannot be started. It is not tried again.
+        """
+        async with self._starts[name]:
+            await self._end(self._processes[name])
+            await self._processes[name].start()
+
     async def supervise(self) -> NoReturn:
         """Restart processes that end by themselves or do not answer for too long, until cancelled.
 
@@ -128,8 +139,9 @@ class Supervisor:
         while True:
             await asyncio.sleep(restart_delay(failures))
             try:
-                async with reported_wait(self._report, lambda: f"{name} to answer"):
-                    await process.start()
+                async with self._starts[name], reported_wait(self._report, lambda: f"{name} to answer"):
+                    if process.pid is None:  # it may have been replaced meanwhile
+                        await process.start()
             except (PerdureError, OSError) as error:
                 failures += 1
                 cause = str(error).partition("\n")[0]
