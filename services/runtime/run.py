@@ -48,6 +48,7 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
         topology.home,
         terminal,
         program="perdure-platform run",
+        setting="PERDURE_LOCAL_DIR",
         engine_dir=topology.engine_dir,
         prepare=topology.check_ports,
         make_platform=make_platform,

@@ -42,12 +42,11 @@ def list_(*, as_json: JsonOption = False, admin: AdminOption = DEFAULT_ADMIN) ->
         console.say("No deployments. Register a process: perdure register URL")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("address", "id", "registered", "services", "open"):
+    for column in ("address", "registered", "services", "open"):
         table.add_column(column, overflow="fold", justify="right" if column == "open" else "left")
     for each in found:
         table.add_row(
             each.url,
-            each.id,
             f"{each.created_at:%Y-%m-%d %H:%M:%S}" if each.created_at else "",
             ", ".join(each.services) + ("" if each.current else " (old version)"),
             str(each.open_invocations),

@@ -46,6 +46,9 @@ class FailureLines:
         """
         seen, self._retried = self._retried, {}
         for row in rows:
+            cause = cause_of(is_hanging=False, error_code=str(row.get("last_failure_error_code") or ""), reason="")
+            if cause is Cause.UNREACHABLE:  # the supervisor reports its processes
+                continue
             error, attempts = _error(row["last_failure"]), int(row["retry_count"])
             before, shown = seen.get(row["id"], ("", 0))
             if error == before and attempts < _REPEAT_FACTOR * shown:
@@ -53,7 +56,7 @@ class FailureLines:
                 continue
             self._retried[row["id"]] = (error, attempts)
             step = f" in '{name}'" if (name := row.get("last_failure_related_command_name")) else ""
-            yield f"{row['target']} fails{step} (attempt {attempts}): {error}{_advice(row)}"
+            yield f"{row['target']} fails{step} (attempt {attempts}): {error}{_advice(cause, row['id'])}"
 
     def paused(self, rows: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]) -> Iterator[str]:
         """Yield a line for each newly paused invocation.
@@ -94,13 +97,12 @@ def _error(text: Any) -> str:
     return message if len(message) <= _MAX_ERROR else f"{message[:_MAX_ERROR]}…"
 
 
-def _advice(row: Mapping[str, Any]) -> str:
-    code = str(row.get("last_failure_error_code") or "")
-    if cause_of(is_hanging=False, error_code=code, reason="") is not Cause.JOURNAL_MISMATCH:
+def _advice(cause: Cause, invocation_id: str) -> str:
+    if cause is not Cause.JOURNAL_MISMATCH:
         return ""
     return (
         ". Its recorded steps differ from the new code. Undo the change of the steps, "
-        f"or end it: perdure invocations kill {row['id']}"
+        f"or end it: perdure invocations kill {invocation_id}"
     )
 
 

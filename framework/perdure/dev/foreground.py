@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from perdure._runtime.disks import ensure_writable
 from perdure.dev import ENGINE
@@ -19,14 +19,13 @@ from perdure.engine import LocatedEngine, locate_engine
 
 P = TypeVar("P", bound=LocalPlatform)
 
-LOCAL_DIR_SETTING: Final = "PERDURE_LOCAL_DIR"
-
 
 def run_in_foreground(
     home: Path,
     terminal: Terminal,
     *,
     program: str,
+    setting: str,
     engine_dir: Path,
     prepare: Callable[[], None],
     make_platform: Callable[[LocatedEngine], Coroutine[Any, Any, P]],
@@ -38,6 +37,7 @@ def run_in_foreground(
         home: Folder of data, logs and pid files. One command at a time can use it.
         terminal: Receives the output.
         program: Name of the command, for messages.
+        setting: Name of the folder's setting, for messages.
         engine_dir: Folder for an installation of restate-server by npm.
         prepare: Checks and prepares what the platform needs, before the engine is located. It may block.
         make_platform: Returns the platform, without starting it.
@@ -49,8 +49,8 @@ def run_in_foreground(
     Raises:
         PerdureError: The platform cannot run. No process is left running.
     """
-    ensure_writable(home, LOCAL_DIR_SETTING)
-    with folder_lock(home / "run", program):
+    ensure_writable(home, setting)
+    with folder_lock(home / "run", program, setting):
         try:
             with raising_interrupts():
                 stop_leftovers(home / "run", terminal.say)

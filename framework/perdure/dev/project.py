@@ -44,6 +44,8 @@ _PARTITIONS: Final = 2
 _LEVELS: Final = """\
 # Log levels of the services, read again on each change: a level for all loggers, or NAME = LEVEL for one of them.
 info
+perdure.observability.log_levels = error
+perdure.security.middleware = error
 perdure.serving.process = warning
 """
 
@@ -211,7 +213,11 @@ class DevPlatform(LocalPlatform):
         async with AdminClient(self._project.url("admin")) as admin, asyncio.TaskGroup() as group:
             group.create_task(self.supervise())
             group.create_task(
-                stream_logs(logs, lambda name, line: self._terminal.say_for(name.ljust(width), line, styles[name]))
+                stream_logs(
+                    logs,
+                    self._project.root,
+                    lambda name, line: self._terminal.say_for(f"{name:<{width}}", line, styles[name]),
+                )
             )
             group.create_task(report_failures(admin, lambda line: self._terminal.say(line, "bold red")))
             group.create_task(self._reload_on_changes(admin))
@@ -221,8 +227,7 @@ class DevPlatform(LocalPlatform):
             names = [
                 name for name, check in self._checks.items() if name in self._broken or files.intersection(check.files)
             ]
-            for name in names:
-                await self._reload(admin, name)
+            await asyncio.gather(*(self._reload(admin, name) for name in names))
         raise AssertionError("the changes have no end")
 
     async def _reload(self, admin: AdminClient, name: str) -> None:
@@ -262,7 +267,7 @@ class DevPlatform(LocalPlatform):
         project, say = self._project, self._terminal.say
         async with AdminClient(project.url("admin")) as admin:
             known = await deployments(admin)
-        width = max(len("admin and UI"), *map(len, self._names))
+        width = max(len("data and logs"), *map(len, self._names))
         say()
         say(f"{'ingress':<{width}}  {project.url('ingress')}")
         say(f"{'admin and UI':<{width}}  {project.url('admin')}/ui")
@@ -324,6 +329,7 @@ def run_project(project: Project, terminal: Terminal, *, fresh: bool = False) ->
         project.home,
         terminal,
         program="perdure dev",
+        setting="the working directory",
         engine_dir=project.home / "engine",
         prepare=lambda: project.prepare(fresh=fresh),
         make_platform=make_platform,
