@@ -49,14 +49,16 @@ class FailureLines:
             cause = cause_of(is_hanging=False, error_code=str(row.get("last_failure_error_code") or ""), reason="")
             if cause is Cause.UNREACHABLE:  # the supervisor reports its processes
                 continue
-            error, attempts = _error(row["last_failure"]), int(row["retry_count"])
+            mismatch = cause is Cause.JOURNAL_MISMATCH
+            error = _mismatch(row["id"]) if mismatch else _error(row["last_failure"])
+            attempts = int(row["retry_count"])
             before, shown = seen.get(row["id"], ("", 0))
             if error == before and attempts < _REPEAT_FACTOR * shown:
                 self._retried[row["id"]] = (before, shown)
                 continue
             self._retried[row["id"]] = (error, attempts)
             step = f" in '{name}'" if (name := row.get("last_failure_related_command_name")) else ""
-            yield f"{row['target']} fails{step} (attempt {attempts}): {error}{_advice(cause, row['id'])}"
+            yield f"{row['target']} fails{step} (attempt {attempts}): {error}"
 
     def paused(self, rows: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]) -> Iterator[str]:
         """Yield a line for each newly paused invocation.
@@ -97,12 +99,11 @@ def _error(text: Any) -> str:
     return message if len(message) <= _MAX_ERROR else f"{message[:_MAX_ERROR]}…"
 
 
-def _advice(cause: Cause, invocation_id: str) -> str:
-    if cause is not Cause.JOURNAL_MISMATCH:
-        return ""
+def _mismatch(invocation_id: str) -> str:
+    # The engine's message contains the values that differ.
     return (
-        ". Its recorded steps differ from the new code. Undo the change of the steps, "
-        f"or end it: perdure invocations kill {invocation_id}"
+        "journal mismatch, since the new code repeats other steps than those recorded. Undo the change of the steps, "
+        f"or end the invocation: perdure invocations kill {invocation_id}"
     )
 
 

@@ -85,7 +85,7 @@ class TracebackFilter:
         block, self._traceback = tuple(self._own_frames(self._traceback)), []
         if len(block) > _LONG and block in self._shown:
             yield f"  {block[-1].strip(' |')} (traceback as before)"
-        else:
+        elif block:
             yield from block
             self._shown.append(block)
 

@@ -132,7 +132,7 @@ def _load(name: str) -> ServiceModule:
     readiness = getattr(module, "readiness", {})
     if not isinstance(readiness, Mapping):
         raise ConfigurationError(
-            f"{name}.readiness must be a dict of checks by name; it is a {type(readiness).__name__}"
+            f"{name}.readiness must be a dict of checks by name; it is of type {type(readiness).__name__}"
         )
     imported: dict[str, str] = {}
     services: dict[int, Servable] = {}
@@ -158,7 +158,9 @@ def _hook(module: ModuleType, name: str) -> Callable[[], Any] | None:
     """Return a function of a module; None if the module does not define it."""
     function = getattr(module, name, None)
     if function is not None and not callable(function):
-        raise ConfigurationError(f"{module.__name__}.{name} must be a function; it is a {type(function).__name__}")
+        raise ConfigurationError(
+            f"{module.__name__}.{name} must be a function; it is of type {type(function).__name__}"
+        )
     return function
 
 
