@@ -58,7 +58,7 @@ def list_(*, as_json: JsonOption = False, admin: AdminOption = DEFAULT_ADMIN) ->
 @app.command()
 def drain(
     services: Annotated[
-        list[str] | None, typer.Argument(metavar="[SERVICE]...", help="Services whose old versions to drain; all.")
+        list[str] | None, typer.Argument(metavar="SERVICE", help="Services whose old versions to drain; all.")
     ] = None,
     *,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for open invocations.")] = 3600,

@@ -14,7 +14,7 @@ from perdure.dev.terminal import Terminal
 def dev(
     modules: Annotated[
         list[str],
-        typer.Argument(metavar="MODULE...", help="Modules with services at their top level, such as shop.orders."),
+        typer.Argument(metavar="MODULE", help="Modules with services at their top level, such as shop.orders."),
     ],
     *,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the engine's data of earlier runs first.")] = False,
@@ -22,10 +22,10 @@ def dev(
         int, typer.Option(envvar="PERDURE_PORT_OFFSET", min=0, max=50_000, help="Added to all ports.")
     ] = 0,
 ) -> None:
-    """Run an engine, the hosted platform and a process per module, until Ctrl-C.
+    """Run an engine and the services of modules, and reload them on changes.
 
-    Changed code is reloaded. Data and logs are in .perdure. The ingress is on port 8080, admin API and UI on 9070, the
-    processes from 9080 up.
+    Each module gets a process, and one more hosts rollbacks, approvals, schedules and alerts. Data and logs are in
+    .perdure. The ingress is on port 8080, admin API and UI are on 9070, and the processes from 9080 up.
     """
     project = Project.of(modules, root=Path.cwd(), port_offset=port_offset)
     raise typer.Exit(run_project(project, Terminal(), fresh=fresh))

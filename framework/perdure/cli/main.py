@@ -18,7 +18,7 @@ _COMMANDS: Final = {
     "approvals": "List approvals, decide them, and verify their audit logs.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
     "deployments": "List, drain and forget deployments of services.",
-    "dev": "Run an engine and the services of modules; reload them on changes.",
+    "dev": "Run an engine and the services of modules, and reload them on changes.",
     "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",

@@ -34,7 +34,7 @@ class Registered(BaseModel):
 
 def register(
     urls: Annotated[
-        list[str], typer.Argument(metavar="URL...", help="Addresses of processes for the engine: http://orders:9080")
+        list[str], typer.Argument(metavar="URL", help="Addresses of processes for the engine: http://orders:9080")
     ],
     *,
     replace: Annotated[
@@ -46,10 +46,10 @@ def register(
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """Register processes with the engine, also again after a change of their handlers.
+    """Register processes with the engine.
 
-    Services that run at another address are refused unless --replace is given: their new invocations then go to the new
-    address, and open ones end where they began. `perdure deployments drain` waits for that.
+    Repeat it after a change of handlers. Services that run at another address are refused unless --replace is given:
+    their new invocations then go to the new address, and open ones end where they began, see perdure deployments drain.
     """
     for url in urls:
         if not url.startswith(("http://", "https://")):

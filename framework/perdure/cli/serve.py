@@ -17,7 +17,7 @@ from perdure.serving.process import serve as serve_services
 def serve(
     modules: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODULE...", help="Modules with services at their top level, such as shop.orders."),
+        typer.Argument(metavar="MODULE", help="Modules with services at their top level, such as shop.orders."),
     ] = None,
     *,
     port: Annotated[int, typer.Option(envvar="PERDURE_PORT", min=1, max=65535, help="The port.")] = 9080,
@@ -30,9 +30,9 @@ def serve(
     ] = False,
     migrate: Annotated[bool, typer.Option("--migrate", help="First call migrate() of each module.")] = False,
 ) -> None:
-    """Serve the services of modules in one process, until SIGTERM.
+    """Serve the services of modules in one process.
 
-    Register the process with `perdure register`. Development is simpler with `perdure dev`.
+    Register the process with perdure register. For development, use perdure dev.
     """
     if not modules and not host_platform:
         raise ConfigurationError("nothing to serve: pass modules such as shop.orders, or --host-platform")
