@@ -47,8 +47,8 @@ class HostingSettings(BaseSettings):
 class HostedPlatform:
     """Rollbacks, dead letters, approvals, schedules, alerts and the reconcilers, for sagas of one engine.
 
-    Serve it once per engine: in the process of an application, or in one of its own. The reconcilers run while it is
-    served.
+    Serve one platform per engine, in the process of an application or in a separate process. The reconcilers run while
+    it is served.
 
     Args:
         sagas_config: Settings of the saga reconciler and of alerts, with the addresses of the engine.

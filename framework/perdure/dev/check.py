@@ -1,4 +1,4 @@
-"""Check of a service module in a process of its own: ``python -m perdure.dev.check MODULE RESULT``.
+"""Check of a service module in a separate process: ``python -m perdure.dev.check MODULE RESULT``.
 
 `perdure dev` checks new code before it replaces a running process. The check imports the module, migrates its database
 and writes a `ModuleCheck` to a file; an error is printed on standard error.
@@ -21,7 +21,7 @@ from perdure.serving.modules import load_modules
 
 
 class ModuleCheck(BaseModel):
-    """What a module serves, and the files of the project that it consists of.
+    """Services of a module, and its files.
 
     Args:
         services: Names of its services.

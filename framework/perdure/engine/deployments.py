@@ -140,7 +140,7 @@ async def _register_one(admin: AdminClient, wanted: Registration, elsewhere: Els
     if elsewhere == "move":
         for deployment in others:
             await admin.move_deployment(deployment["id"], wanted.url)
-    return await admin.register(wanted.url, use_http_11=wanted.http1)
+    return sorted(await admin.register(wanted.url, use_http_11=wanted.http1))
 
 
 async def _refuse_displacement(

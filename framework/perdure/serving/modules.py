@@ -35,7 +35,7 @@ _LOADERS: Final = ("<frozen importlib", str(Path(importlib.__file__).parent), __
 
 @dataclass(frozen=True)
 class ServiceModule:
-    """What a module serves.
+    """A module with services.
 
     Args:
         name: The module's name, for example ``shop.orders``.
@@ -77,7 +77,7 @@ class ServiceModule:
 
 
 def load_modules(names: Sequence[str]) -> list[ServiceModule]:
-    """Import modules from the working directory or the environment, and return what they serve.
+    """Import modules from the working directory or the environment, and return their services.
 
     Args:
         names: Names of the modules.
