@@ -111,20 +111,23 @@ async def report_failures(admin: AdminClient, report: Callable[[str], None]) -> 
     """Report each new failure of an invocation in a line, until cancelled.
 
     Args:
-        admin: Client of the admin API. While it does not answer, nothing is reported: its supervisor says why.
+        admin: Client of the admin API. While it does not answer, its supervisor reports that.
         report: Receives a line.
     """
     lines = FailureLines()
     since = datetime.now(UTC)
+    refused = ""
     while True:
         began = datetime.now(UTC)
         try:
             for line in await _new_lines(admin, lines, since):
                 report(line)
-            # Completions may become visible a moment late.
-            since = began - timedelta(seconds=5)
-        except EngineError:
-            pass
+        except EngineError as error:
+            if error.status_code is not None and str(error) != refused:
+                refused = str(error)
+                report(f"failing invocations cannot be read: {error}")
+        else:
+            since = began - timedelta(seconds=5)  # completions may become visible a moment late
         await asyncio.sleep(_POLL.total_seconds())
 
 
