@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,11 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure._runtime.ports import ensure_free
-from perdure.dev.project import Project
 from perdure.engine.watchdog import Watchdog
-from perdure.errors import ConfigurationError
 from tests.e2e.launched import processes_of
+from tests.port_offsets import free_offset
 from tests.support import until
 
 PERDURE = Path(sys.executable).with_name("perdure")
@@ -89,19 +86,6 @@ async def buy(cp: Orchestration, order: Order) -> str:
 """
 
 
-def free_offset(root: Path) -> int:
-    """Return an offset of free ports below the range that `perdure._runtime.ports` leases."""
-    for _ in range(100):
-        offset = random.randrange(1_200, 10_500)  # noqa: S311 - no secret
-        try:
-            for name, port in Project.of(["shop.orders", "shop.stock"], root=root, port_offset=offset).ports().items():
-                ensure_free("127.0.0.1", port, name)
-        except ConfigurationError:
-            continue
-        return offset
-    raise AssertionError("no free ports")
-
-
 class Shop:
     """A project, and `perdure dev` on it."""
 
@@ -112,7 +96,7 @@ class Shop:
         (self.package / "__init__.py").touch()
         self.write("stock", STOCK)
         self.write("orders", ORDERS)
-        self.offset = free_offset(root)
+        self.offset = free_offset()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "RESTATE_"))}
         self.env = {
             **inherited,

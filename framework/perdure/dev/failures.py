@@ -123,7 +123,7 @@ async def report_failures(admin: AdminClient, report: Callable[[str], None]) -> 
             for line in await _new_lines(admin, lines, since):
                 report(line)
         except EngineError as error:
-            if error.status_code is not None and str(error) != refused:
+            if error.status_code and str(error) != refused:  # 0 without a response
                 refused = str(error)
                 report(f"failing invocations cannot be read: {error}")
         else:

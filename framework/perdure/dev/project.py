@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
 
 from perdure._runtime.ports import ensure_free
 from perdure.dev import ENGINE, ENGINE_PROXY
@@ -36,6 +39,9 @@ HOSTED: Final = "platform"
 """Name of the process that hosts rollbacks, approvals, schedules, alerts and the reconcilers."""
 
 _INGRESS, _ADMIN, _NODE, _FIRST_SERVICE = 8080, 9070, 5122, 9080
+_OFFSET_STEP: Final = 100
+_HOME, _NUMBERS = ".perdure", "modules.json"
+_NUMBERS_TYPE: Final = TypeAdapter(dict[str, int])
 _ENGINE_CONFIG: Final = "PERDURE_ENGINE_CONFIG"
 _STYLES: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta")
 _SERVE: Final = ("-P", "-c", "from perdure.cli.main import main; main()", "serve")  # -P: `main` adds the folder itself
@@ -57,22 +63,33 @@ class Project:
     Args:
         root: Its folder, which is the working directory.
         modules: Name of each process, and the module that it serves.
+        numbers: Number of each module, which is added to the first port of processes. Open invocations stay at an
+            address, so a module keeps its number, and no other module gets it.
         port_offset: Added to all ports: 8080 ingress, 9070 admin API, 5122 node, 9080 and up for processes.
     """
 
     root: Path
     modules: Mapping[str, str]
+    numbers: Mapping[str, int]
     port_offset: int = 0
 
     @classmethod
-    def of(cls, modules: Sequence[str], *, root: Path, port_offset: int = 0) -> Project:
+    def of(
+        cls, modules: Sequence[str], *, root: Path, port_offset: int = 0, numbers: Mapping[str, int] | None = None
+    ) -> Project:
         """Return a project whose processes are named after the last part of their module, where that is unique.
 
         Args:
             modules: Names of the modules.
             root: The project's folder.
             port_offset: See `Project`.
+            numbers: The numbers of modules in earlier runs.
+
+        Raises:
+            ConfigurationError: The offset is not a multiple of 100, so that an old address could be a new one.
         """
+        if port_offset % _OFFSET_STEP:
+            raise ConfigurationError(f"--port-offset must be a multiple of {_OFFSET_STEP}; got {port_offset}")
         unique = list(dict.fromkeys(modules))
         short = [module.rpartition(".")[2] for module in unique]
         reserved = {HOSTED, ENGINE, ENGINE_PROXY}
@@ -80,17 +97,42 @@ class Project:
             last if short.count(last) == 1 and last not in reserved else module
             for last, module in zip(short, unique, strict=True)
         ]
-        return cls(root, dict(zip(names, unique, strict=True)), port_offset)
+        known = dict(numbers or {})
+        unused = (number for number in count(1) if number not in known.values())
+        for module in unique:
+            if module not in known:
+                known[module] = next(unused)
+        return cls(root, dict(zip(names, unique, strict=True)), known, port_offset)
+
+    @classmethod
+    def open(cls, modules: Sequence[str], *, root: Path, port_offset: int = 0, fresh: bool = False) -> Project:
+        """Return a project with the numbers that its modules had in earlier runs.
+
+        Args:
+            modules: Names of the modules.
+            root: The project's folder.
+            port_offset: See `Project`.
+            fresh: Whether to number the modules anew.
+
+        Raises:
+            ConfigurationError: The numbers cannot be read, or see `of`.
+        """
+        file = root / _HOME / _NUMBERS
+        try:
+            numbers = {} if fresh or not file.exists() else _NUMBERS_TYPE.validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ConfigurationError(f"{file} cannot be read: start once with --fresh") from error
+        return cls.of(modules, root=root, port_offset=port_offset, numbers=numbers)
 
     @property
     def home(self) -> Path:
         """Folder of data, logs and pid files."""
-        return self.root / ".perdure"
+        return self.root / _HOME
 
     def ports(self) -> dict[str, int]:
         """Return the ports by process; ``admin`` and ``node`` are further ports of the engine."""
         fixed = {"ingress": _INGRESS, "admin": _ADMIN, "node": _NODE, HOSTED: _FIRST_SERVICE}
-        services = {name: _FIRST_SERVICE + number for number, name in enumerate(self.modules, 1)}
+        services = {name: _FIRST_SERVICE + self.numbers[module] for name, module in self.modules.items()}
         return {name: port + self.port_offset for name, port in {**fixed, **services}.items()}
 
     def url(self, name: str) -> str:
@@ -109,7 +151,7 @@ class Project:
             except ConfigurationError as error:
                 raise ConfigurationError(
                     f"port {port} ({name}) is not free: stop the process that uses it, or move all ports with "
-                    f"--port-offset, for example --port-offset {self.port_offset + 100}"
+                    f"--port-offset, for example --port-offset {self.port_offset + _OFFSET_STEP}"
                 ) from error
 
     def engine_config(self) -> EngineConfig:
@@ -168,6 +210,7 @@ class Project:
                 shutil.rmtree(self.home / folder, ignore_errors=True)
         try:
             write_private(self.home / ".gitignore", "*\n")
+            write_private(self.home / _NUMBERS, _NUMBERS_TYPE.dump_json(dict(self.numbers)).decode())
             if not (levels := self.home / "log-levels").exists():
                 write_private(levels, _LEVELS)
         except OSError as error:
