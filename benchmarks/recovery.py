@@ -26,6 +26,7 @@ import typer
 from benchmarks.load import BenchmarkError
 from benchmarks.measure import cpu_seconds
 from perdure import IngressClient
+from perdure.dev import ENGINE
 from perdure.dev.interrupts import Interrupted, Interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import locate_engine
@@ -38,7 +39,7 @@ from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.connections import admin_client, ingress_client
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import ENGINE, SERVICES, Topology
+from services.runtime.topology import SERVICES, Topology
 
 _REFUSED: Final = ORDINARY.model_copy(
     update={"payment": ORDINARY.payment.model_copy(update={"account": "acct-frozen"})}

@@ -173,7 +173,7 @@ def register(
             )
         )
         for each in done:
-            console.say(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
+            console.say(f"registered {each.name} at {each.url}: {', '.join(each.serves)}")
         return 0
 
     _exit_with(run_registration)
@@ -188,14 +188,16 @@ def drain(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for open invocations.")] = 3600,
 ) -> None:
     """Wait until a service's old versions have no open invocations, then remove their deployments."""
+    from perdure.engine.deployments import drain as drain_service
     from services.runtime.connections import admin_client
     from services.runtime.topology import Topology
     from services.runtime.topology import service as find_service
-    from services.runtime.upgrade import drain as drain_service
 
     async def run_drain() -> int:
         async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:
-            gone = await drain_service(admin, find_service(name), timeout=timedelta(seconds=wait), report=console.say)
+            gone = await drain_service(
+                admin, find_service(name).serves, name=name, timeout=timedelta(seconds=wait), report=console.say
+            )
         console.say(f"stop the processes at {', '.join(gone)}" if gone else f"{name} has no old version")
         return 0
 

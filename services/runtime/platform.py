@@ -7,39 +7,30 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from perdure._runtime.disks import disk_problem
-from perdure.dev.engine import ManagedEngine
-from perdure.dev.log_rotation import rotate_regularly
-from perdure.dev.pidfiles import leftovers, stop
-from perdure.dev.processes import STOP_TIMEOUT, ChildProcess, ManagedProcess, ProcessError
-from perdure.dev.supervisor import SILENCE_LIMIT, Supervisor
+from perdure.dev.local import LocalPlatform, LocalProcess
+from perdure.dev.processes import ManagedProcess
+from perdure.dev.supervisor import SILENCE_LIMIT
 from perdure.dev.waits import reported_wait
 from perdure.engine import LocatedEngine
-from perdure.engine.proxy.app import HEALTH_PATH
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import engine_tracing
 from perdure.security.codec import JournalCodec, codec_from_environment
 from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
 from services.database_outages import DatabaseUnavailable, describe_database, one_line
-from services.runtime.connections import admin_client, answers, local_http
-from services.runtime.registration import Registration, register
-from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES, ServiceSpec, Topology
+from services.runtime.topology import CONSOLE, SERVICES, ServiceSpec, Topology
 from services.runtime.trusted_keys import make_trusted_keys
 
 _DATABASE_WAIT: Final = timedelta(seconds=30)
-_REGISTRATION_RETRY: Final = timedelta(seconds=10)
 _POLL: Final = 0.2
 
 
-class Platform(Supervisor):
+class Platform(LocalPlatform):
     """The engine and the services of a topology, supervised.
 
     Args:
@@ -66,26 +57,20 @@ class Platform(Supervisor):
     ) -> None:
         self.topology = topology
         self.environment = os.environ if environment is None else environment
-        self._http = local_http()
-        self._rotation: asyncio.Task[None] | None = None
         topology.close_home()
         make_trusted_keys(topology, self.environment)  # the engine needs its own key before it starts
-        proxy: dict[str, ManagedProcess] = {}
-        if isinstance(engine, LocatedEngine):  # cluster nodes listen on their own ports, without a proxy
-            config = topology.engine_config(engine_tracing(self.environment))
-            engine = ManagedEngine(engine, config, topology.run_dir / f"{ENGINE}.pid")
-            proxy = {ENGINE_PROXY: self._proxy()}
         control, data = (
-            {spec.name: self._child(spec) for spec in SERVICES if spec.plane == plane} for plane in ("control", "data")
+            [self._service(spec) for spec in SERVICES if spec.plane == plane] for plane in ("control", "data")
         )
-        tiers: list[Mapping[str, ManagedProcess]] = [
-            {CONSOLE: self._console()} if console else {},
-            control,
-            data,
-            proxy,
-            {ENGINE: engine},
-        ]
-        super().__init__(tiers, report=report, silence_limit=silence_limit)
+        super().__init__(
+            topology.home,
+            engine,
+            topology.engine_config(engine_tracing(self.environment)),
+            [[self._console()] if console else [], control, data],
+            environment=self.environment,
+            report=report,
+            silence_limit=silence_limit,
+        )
 
     @property
     def codec(self) -> JournalCodec | None:
@@ -97,83 +82,36 @@ class Platform(Supervisor):
         return codec_from_environment(self.environment)
 
     async def start(self) -> None:
-        """Migrate the database, start all processes, and register the services. Call `stop` if this fails.
-
-        Raises:
-            PerdureError: A process cannot be started; the message may include the end of its log.
-        """
+        """Migrate the database, start all processes, and register the services. See `LocalPlatform.start`."""
         await migrate_database(self.topology.database_url, report=self._report)
         await super().start()
-        self._rotation = asyncio.create_task(rotate_regularly(self.topology.log_dir), name="log rotation")
-        registrations = [Registration(spec, self.topology.service_url(spec.name)) for spec in SERVICES]
-        async with (
-            reported_wait(self._report, lambda: "the registration of the services with the engine"),
-            admin_client(self.topology.admin_url) as admin,
-        ):
-            try:
-                await register(admin, registrations, retry=_REGISTRATION_RETRY)
-            except ProcessError as error:
-                # The engine answers on a full disk, but it accepts no registration.
-                if problem := disk_problem(self.topology.home):
-                    raise ProcessError(f"{error}; {problem}") from error
-                raise
 
-    async def stop(self, hurry: asyncio.Event) -> None:
-        """Stop all processes: callers before callees, and the engine last. See `Supervisor.stop`."""
-        if self._rotation is not None:
-            self._rotation.cancel()
-        try:
-            await super().stop(hurry)
-        finally:
-            await self._http.aclose()
-
-    def _child(self, spec: ServiceSpec) -> ChildProcess:
-        # Not /ready: a database that is down or a backlog of calls is no reason to start the process again.
-        url = f"{self.topology.service_url(spec.name)}/health"
-
+    def _service(self, spec: ServiceSpec) -> LocalProcess:
         def environment() -> dict[str, str]:
             keys = make_trusted_keys(self.topology, self.environment)
             own = keys.notifications if spec.name == "notifications" else {}
             return {**self.environment, **self.topology.service_environment(spec.name), **keys.services, **own}
 
-        return ChildProcess(
-            spec.name,
+        return LocalProcess(
+            name=spec.name,
+            url=self.topology.service_url(spec.name),
             # -P: ignore a folder `services` in the working directory.
-            [sys.executable, "-P", "-m", "services.runtime.serve", spec.name],
-            ready=lambda: answers(self._http, url),
+            command=[sys.executable, "-P", "-m", "services.runtime.serve", spec.name],
             environment=environment,
-            log_file=self.topology.log_dir / f"{spec.name}.log",
-            pid_file=self.topology.run_dir / f"{spec.name}.pid",
+            serves=spec.serves,
         )
 
-    def _console(self) -> ChildProcess:
-        return ChildProcess(
-            CONSOLE,
-            [sys.executable, "-P", "-m", "services.console.main"],
-            ready=lambda: answers(self._http, f"{self.topology.console_url}/health"),
+    def _console(self) -> LocalProcess:
+        return LocalProcess(
+            name=CONSOLE,
+            url=self.topology.console_url,
+            command=[sys.executable, "-P", "-m", "services.console.main"],
             environment=lambda: {
                 **self.environment,
                 **self.topology.console_environment(),
                 **make_trusted_keys(self.topology, self.environment).console,
             },
-            log_file=self.topology.log_dir / f"{CONSOLE}.log",
-            pid_file=self.topology.run_dir / f"{CONSOLE}.pid",
-        )
-
-    def _proxy(self) -> ChildProcess:
-        topology = self.topology
-        probes = [f"{url}{HEALTH_PATH.decode()}" for url in (topology.ingress_url, topology.admin_url)]
-
-        async def ready() -> bool:
-            return all([await answers(self._http, probe) for probe in probes])
-
-        return ChildProcess(
-            ENGINE_PROXY,
-            [sys.executable, "-P", "-m", "perdure.engine.proxy"],
-            ready=ready,
-            environment=lambda: {**self.environment, **topology.proxy_environment()},
-            log_file=topology.log_dir / f"{ENGINE_PROXY}.log",
-            pid_file=topology.run_dir / f"{ENGINE_PROXY}.pid",
+            registered=False,
         )
 
 
@@ -203,26 +141,3 @@ async def migrate_database(url: str, *, report: Callable[[str], None], wait: tim
                     f"{describe_database(database_url(url))} cannot be migrated: {one_line(error)}"
                 ) from error
             await asyncio.sleep(_POLL)
-
-
-def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
-    """Stop the remaining processes of an earlier, killed run. Blocks.
-
-    Args:
-        run_dir: Folder of the pid files; this process holds its lock.
-        report: Receives one line per event.
-
-    Raises:
-        PerdureError: A process cannot be stopped.
-    """
-    found = leftovers(run_dir)
-    if not found:
-        return
-    names = ", ".join(f"{name} (process {process.pid})" for name, process in found.items())
-    report(f"stopping the remaining processes of an earlier run: {names}")
-    engine = found.pop(ENGINE, None)
-    with ThreadPoolExecutor() as threads:  # one that hangs takes the whole time limit
-        list(threads.map(lambda process: stop(process, STOP_TIMEOUT), found.values()))
-    if engine is not None:
-        stop(engine, STOP_TIMEOUT)
-    leftovers(run_dir)  # removes the files

@@ -6,19 +6,16 @@ import asyncio
 import os
 import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
-from perdure._runtime.disks import ensure_writable
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS
-from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
-from perdure.dev.pidfiles import folder_lock
+from perdure.dev.foreground import run_in_foreground
 from perdure.dev.terminal import Terminal
-from perdure.engine import LocatedEngine, locate_engine
+from perdure.engine import LocatedEngine
 from perdure.errors import IngressError, PerdureError
 from services.runtime.booking import ORDINARY, book, curl, new_trip_id
 from services.runtime.connections import ingress_client
-from services.runtime.platform import Platform, stop_leftovers
+from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import CONSOLE, SERVICES, Topology
 from services.runtime.trusted_keys import describe_trusted_keys
@@ -40,60 +37,28 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
         PerdureError: The platform cannot run. No process is left running.
     """
     topology = Topology.from_settings(settings)
-    ensure_writable(topology.home, "PERDURE_LOCAL_DIR")
     describe_trusted_keys(os.environ)  # reports invalid settings before anything starts
-    with folder_lock(topology.run_dir, "perdure-platform run"):
-        try:
-            with raising_interrupts():
-                stop_leftovers(topology.run_dir, terminal.say)
-                topology.check_ports()
-                engine = find_engine(topology.engine_dir, terminal)
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        return asyncio.run(_run(topology, engine, terminal, settings.silence_limit))
 
+    async def make_platform(engine: LocatedEngine) -> Platform:
+        what = f"the engine, {len(SERVICES)} services and the console"
+        terminal.say(f"starting {what}; logs are in {topology.log_dir}")
+        return Platform(topology, engine, report=terminal.say, console=True, silence_limit=settings.silence_limit)
 
-def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
-    """Find or install the engine's binary.
-
-    Args:
-        engine_dir: Folder for an installation by npm.
-        terminal: Receives the output.
-
-    Raises:
-        PerdureError: No binary is available, see `perdure.engine.locate_engine`.
-    """
-    terminal.say("looking for restate-server (npm downloads it on the first run)")
-    engine = locate_engine(engine_dir)
-    for note in engine.notes:
-        terminal.say(note)
-    terminal.say(f"engine: {engine}")
-    return engine
-
-
-async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal, silence_limit: timedelta) -> int:
-    platform = Platform(topology, engine, report=terminal.say, console=True, silence_limit=silence_limit)
-    interrupts = Interrupts()
-    with interrupts.listening():
-        code: int | None = None
-        try:
-            what = f"the engine, {len(SERVICES)} services and the console"
-            terminal.say(f"starting {what}; logs are in {topology.log_dir}")
-            await interrupts.run_until_stopped(platform.start())
-            _print_addresses(topology, platform, terminal)
-            code = 0
-            await interrupts.run_until_stopped(_stay_up(platform, terminal))
-        except Interrupted as interrupt:
-            code = interrupt.exit_code if code is None else code
-        finally:
-            terminal.say("stopping: services drain, then the engine stops (press Ctrl-C again to stop at once)")
-            await platform.stop(interrupts.hurry)
-    terminal.say("stopped")
-    return code
+    return run_in_foreground(
+        topology.home,
+        terminal,
+        program="perdure-platform run",
+        setting="PERDURE_LOCAL_DIR",
+        engine_dir=topology.engine_dir,
+        prepare=topology.check_ports,
+        make_platform=make_platform,
+        run=lambda platform: _stay_up(platform, terminal),
+    )
 
 
 async def _stay_up(platform: Platform, terminal: Terminal) -> None:
     """Supervise the platform, and book a first trip meanwhile, which may wait behind the stored work."""
+    _print_addresses(platform.topology, platform, terminal)
     async with asyncio.TaskGroup() as group:
         group.create_task(platform.supervise())
         group.create_task(_book_first_trip(platform, terminal))

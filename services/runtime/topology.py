@@ -11,17 +11,12 @@ from typing import Final, Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from perdure._runtime.ports import ensure_free, free_ports
+from perdure.dev import ENGINE
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
 from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name
 from services.sqlite import sqlite_url
-
-ENGINE: Final = "restate-server"
-"""Name of the engine's process, used for its pid file and log."""
-
-ENGINE_PROXY: Final = "engine-proxy"
-"""Name of the proxy's process, which rejects requests of web pages to the engine."""
 
 CONSOLE: Final = "console"
 """Name of the console's process. It is not registered with the engine."""
@@ -270,17 +265,6 @@ class Topology:
             "PERDURE_DATABASE_URL": self.database_url,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
-        }
-
-    def proxy_environment(self) -> dict[str, str]:
-        """Return the environment variables of the engine proxy."""
-        engine = self.engine_config()
-        return {
-            "PERDURE_PROXY_HOST": HOST,
-            "PERDURE_PROXY_INGRESS_PORT": str(self.ingress_port),
-            "PERDURE_PROXY_ADMIN_PORT": str(self.admin_port),
-            "PERDURE_PROXY_INGRESS_UPSTREAM": f"unix:{engine.ingress_socket}",
-            "PERDURE_PROXY_ADMIN_UPSTREAM": f"unix:{engine.admin_socket}",
         }
 
     def console_environment(self) -> dict[str, str]:

@@ -14,8 +14,9 @@ from contextlib import closing
 import httpx
 import pytest
 
+from perdure.dev import ENGINE, ENGINE_PROXY
 from perdure.dev.pidfiles import started_at
-from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES
+from services.runtime.topology import CONSOLE, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 from tests.support import until
 from tests.system.scenarios.scenarios import order

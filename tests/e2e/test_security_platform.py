@@ -11,11 +11,12 @@ import stat
 import httpx
 import pytest
 
+from perdure.dev import ENGINE
 from perdure.security import PrivateKey
 from services.console.engine import EngineClient
 from services.gateway.directory import Directory
 from services.runtime.platform import Platform
-from services.runtime.topology import ENGINE, SERVICES, Topology
+from services.runtime.topology import SERVICES, Topology
 from tests.command_line import run_perdure
 from tests.support import eventually
 from tests.system.attacks.ports import signed_headers

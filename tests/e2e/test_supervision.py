@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from perdure._runtime.ports import free_ports
+from perdure.dev import ENGINE, ENGINE_PROXY
 from perdure.engine import LocatedEngine
-from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY
+from services.runtime.topology import CONSOLE
 from tests.e2e.launched import Launched, environment, processes_of
 from tests.support import until
 from tests.system.scenarios.scenarios import order

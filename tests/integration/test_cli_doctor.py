@@ -12,15 +12,13 @@ from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orc
 from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.cli import options
 from perdure.cli.main import app
-from perdure.dev.processes import ProcessError
 from perdure.engine.admin import AdminClient
+from perdure.engine.deployments import DeploymentError, Registration, register
 from perdure.saga import hosting
 from perdure.security.platform import PLATFORM_SETTING
 from perdure.serving import Servable, build_app, listening
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers
-from services.runtime.registration import Registration, register
-from services.runtime.topology import ServiceSpec
 
 OTHER_ENGINE = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
 
@@ -151,11 +149,10 @@ async def test_second_platform_is_refused_and_reported(server, admin, monkeypatc
     east = build_app(*sagas("DoctoredEast"))
     monkeypatch.setenv(PLATFORM_SETTING, "west")
     west = build_app(*sagas("DoctoredWest"))
-    spec = ServiceSpec("saga", "", "control", 0, ("Rollbacks", "DeadLetters"))
     async with listening(east) as one, listening(west) as two:
-        await register(admin, [Registration(spec, one.url)])
-        with pytest.raises(ProcessError, match=r"saga at .* is not registered: different platforms serve DeadLetters"):
-            await register(admin, [Registration(spec, two.url)])
+        await register(admin, [Registration("saga", one.url, ("Rollbacks", "DeadLetters"))])
+        with pytest.raises(DeploymentError, match=r"saga at .* not registered: different platforms serve DeadLetters"):
+            await register(admin, [Registration("saga", two.url)], elsewhere="move")
         registered = {str(each["uri"]).rstrip("/") for each in await admin.deployments()}
         assert (one.url in registered, two.url in registered) == (True, False)
         await admin.register(two.url)

@@ -19,11 +19,15 @@ _COMMANDS: Final = {
     "approvals": "List and decide approvals, verify their audit logs.",
     "completion": "Print or install the completion of a shell.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
+    "deployments": "List, drain and forget deployments of services.",
+    "dev": "Run an engine and modules, and reload them on changes.",
     "doctor": "Check engine, services, keys, clocks and disk.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
+    "register": "Register processes with the engine.",
     "sagas": "List sagas and show their timelines.",
     "schedules": "List, set and control schedules.",
+    "serve": "Serve the services of modules in one process.",
     "services": "List handlers and their visibility at the ingress.",
 }
 """Help of each command. A command is in the module of its name."""

@@ -181,12 +181,13 @@ def _exits_after(process: RunningProcess, number: signal.Signals, within: timede
 
 
 @contextmanager
-def folder_lock(folder: Path, holder: str) -> Iterator[None]:
+def folder_lock(folder: Path, holder: str, setting: str = "PERDURE_LOCAL_DIR") -> Iterator[None]:
     """Lock the folder of a platform. The system releases the lock when this process ends.
 
     Args:
         folder: Folder of the pid files.
         holder: Name of this process, for the error message of a second one.
+        setting: Name of the folder's setting, for error messages.
 
     Raises:
         ConfigurationError: Another process holds the lock.
@@ -196,7 +197,7 @@ def folder_lock(folder: Path, holder: str) -> Iterator[None]:
         lock = open(folder / "platform.lock", "a+", encoding="utf-8", opener=open_private)  # noqa: SIM115 - held below
     except OSError as error:
         raise ConfigurationError(
-            f"{folder} is not usable ({error.strerror}): set PERDURE_LOCAL_DIR to a writable folder"
+            f"{folder} is not usable ({error.strerror}): set {setting} to a writable folder"
         ) from error
     with lock:
         try:
@@ -205,7 +206,7 @@ def folder_lock(folder: Path, holder: str) -> Iterator[None]:
             lock.seek(0)
             raise ConfigurationError(
                 f"{lock.read().strip() or holder} already runs in {folder.parent}: stop it first, "
-                "or set PERDURE_LOCAL_DIR to another folder and choose other ports"
+                f"or set {setting} to another folder and choose other ports"
             ) from error
         lock.truncate(0)
         lock.write(f"{holder} (process {os.getpid()})\n")

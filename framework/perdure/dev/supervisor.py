@@ -43,6 +43,7 @@ class Supervisor:
     ) -> None:
         self._tiers = tiers
         self._processes = {name: process for tier in tiers for name, process in tier.items()}
+        self._replacing = {name: asyncio.Lock() for name in self._processes}
         self._report = report
         self._silence_limit = silence_limit.total_seconds()
 
@@ -102,6 +103,16 @@ class Supervisor:
         """
         await self._processes[name].start()
 
+    async def replace(self, name: str) -> None:
+        """Stop a process, within 5 seconds, and start it again, for example with newer code.
+
+        Raises:
+            PerdureError: The process cannot be started. It is not tried again.
+        """
+        async with self._replacing[name]:
+            await self._end(self._processes[name])
+            await self._processes[name].start()
+
     async def supervise(self) -> NoReturn:
         """Restart processes that end by themselves or do not answer for too long, until cancelled.
 
@@ -116,7 +127,7 @@ class Supervisor:
         failures = 0
         while True:
             began = time.monotonic()
-            reason = await self._until_failed(process)
+            reason = await self._until_failed(name, process)
             failures = 0 if time.monotonic() - began > _STABLE_AFTER else failures + 1
             self._report(f"{name}: {reason}; restarting it")
             failures = await self._start_again(name, process, failures)
@@ -128,8 +139,9 @@ class Supervisor:
         while True:
             await asyncio.sleep(restart_delay(failures))
             try:
-                async with reported_wait(self._report, lambda: f"{name} to answer"):
-                    await process.start()
+                async with self._replacing[name], reported_wait(self._report, lambda: f"{name} to answer"):
+                    if process.pid is None:  # it may have been replaced meanwhile
+                        await process.start()
             except (PerdureError, OSError) as error:
                 failures += 1
                 cause = str(error).partition("\n")[0]
@@ -139,9 +151,9 @@ class Supervisor:
             else:
                 return failures
 
-    async def _until_failed(self, process: ManagedProcess) -> str:
+    async def _until_failed(self, name: str, process: ManagedProcess) -> str:
         """Wait until a process has ended by itself, or end it after it has not answered for too long."""
-        ended = asyncio.create_task(_until_ended(process))
+        ended = asyncio.create_task(_until_ended(process, self._replacing[name]))
         silent = asyncio.create_task(self._until_silent(process))
         try:
             await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
@@ -189,9 +201,9 @@ def restart_delay(failures: int) -> float:
     return 0.0 if failures == 0 else min(_MAX_DELAY, _FIRST_DELAY * 2 ** min(failures - 1, 16))
 
 
-async def _until_ended(process: ManagedProcess) -> str:
+async def _until_ended(process: ManagedProcess, replacing: asyncio.Lock) -> str:
     while True:
-        if (reason := process.exit_reason()) is not None:
+        if not replacing.locked() and (reason := process.exit_reason()) is not None:
             return reason
         await asyncio.sleep(_POLL)
 

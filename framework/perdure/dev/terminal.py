@@ -11,8 +11,10 @@ from typing import Final, Protocol
 from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from perdure import StatusData
+from perdure._runtime.plain_text import escape_invisible
 from perdure.terminal import TerminalConsole
 
 _WIDTH_WITHOUT_TERMINAL: Final = 150
@@ -45,6 +47,17 @@ class Terminal:
         """
         with self._ignoring_closed_output():
             self._console.print_lines(line, style)
+
+    def say_for(self, source: str, line: str, style: str) -> None:
+        """Print a line of another process, with its name as a prefix.
+
+        Args:
+            source: Name of the process, padded to a column.
+            line: The text.
+            style: Rich style of the prefix.
+        """
+        with self._ignoring_closed_output():
+            self._console.print_prefixed(f"{source} | ", line, style)
 
     def print_model(self, answer: BaseModel) -> None:
         """Print a model as JSON.
@@ -95,6 +108,10 @@ class Terminal:
 
 
 class _Console(TerminalConsole):
+    def print_prefixed(self, prefix: str, line: str, style: str) -> None:
+        """Print a line after a styled prefix, without wrapping it."""
+        self.print(Text.assemble((prefix, style), escape_invisible(line)), soft_wrap=True)
+
     def on_broken_pipe(self) -> None:
         """Stop printing. Rich would exit here, and leave processes running."""
         self.discard_output()

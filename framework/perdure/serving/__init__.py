@@ -6,13 +6,14 @@ Example:
 
 from __future__ import annotations
 
-from perdure.serving.app import HasDefinitions, ReadinessCheck, Servable, ServiceApp, build_app
+from perdure.serving.app import HasBackgroundWork, HasDefinitions, ReadinessCheck, Servable, ServiceApp, build_app
 from perdure.serving.drain import Drain
 from perdure.serving.process import serve, serve_async
 from perdure.serving.server import HttpVersion, listening
 
 __all__ = [
     "Drain",
+    "HasBackgroundWork",
     "HasDefinitions",
     "HttpVersion",
     "ReadinessCheck",

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +46,15 @@ class HasDefinitions(Protocol):
 
     def definitions(self) -> Sequence[Definition]:
         """Return the SDK's services."""
+        ...
+
+
+@runtime_checkable
+class HasBackgroundWork(Protocol):
+    """Service with work of its process besides its handlers, such as a reconciler."""
+
+    def watching(self) -> AbstractAsyncContextManager[None]:
+        """Do the work while the context is entered; `perdure.serving.serve` enters it."""
         ...
 
 

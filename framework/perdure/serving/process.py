@@ -21,7 +21,7 @@ from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.config import SecurityConfig
-from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
+from perdure.serving.app import HasBackgroundWork, ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
 from perdure.serving.server import HttpVersion, Listener, listening
 from perdure.serving.watchdog import DEFAULT_HANG_LIMIT, Watchdog, effective_limit
 
@@ -39,6 +39,7 @@ def serve(
     *services: Servable,
     host: str = "127.0.0.1",
     port: int,
+    host_platform: bool = False,
     http: HttpVersion = "auto",
     readiness: Mapping[str, ReadinessCheck] | None = None,
     lifespan: Lifespan | None = None,
@@ -58,6 +59,9 @@ def serve(
         services: Services of Perdure or of the SDK.
         host: The address to bind. Without `security`, every client that reaches it can call handlers.
         port: The port to bind.
+        host_platform: Serve rollbacks, dead letters, approvals, schedules, alerts and the reconcilers as well, with the
+            settings of the environment. Sagas need them once per engine. For other settings, pass a
+            `perdure.hosting.HostedPlatform` as a service instead.
         http: The HTTP versions without TLS: ``1``, ``2``, or ``auto`` for both.
         readiness: The checks of ``/ready`` by name. A check that raises makes the process unready.
         lifespan: A factory of an async context manager that is entered before the first request and exited after the
@@ -77,19 +81,28 @@ def serve(
 
     Example:
         if __name__ == "__main__":
-            raise SystemExit(serve(flights, port=9081, readiness={"database": database.ping}))
+            raise SystemExit(serve(orders, stock, port=9080, host_platform=True))
     """
     configure_logging(logging)
     watch_levels()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
+            if host_platform:
+                services = (*services, _platform_from_environment())
             configure_tracing(_process_name(services))
             _tune_garbage_collector()
             watchdog = Watchdog(effective_limit(hang_limit, os.environ), drain_grace)
             app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
             runner.run(
                 _serve(
-                    app, host=host, port=port, http=http, lifespan=lifespan, drain_grace=drain_grace, watchdog=watchdog
+                    app,
+                    host=host,
+                    port=port,
+                    http=http,
+                    lifespan=lifespan,
+                    services=services,
+                    drain_grace=drain_grace,
+                    watchdog=watchdog,
                 )
             )
         except ConfigurationError as error:
@@ -99,6 +112,12 @@ def serve(
             log.exception("serving failed")
             return exit_process(1)
         return exit_process(0)
+
+
+def _platform_from_environment() -> Servable:
+    from perdure.hosting import HostedPlatform  # noqa: PLC0415 - loads sagas and approvals, which others do not need
+
+    return HostedPlatform.from_environment()
 
 
 def _tune_garbage_collector() -> None:
@@ -151,6 +170,7 @@ async def serve_async(
         port=port,
         http=http,
         lifespan=lifespan,
+        services=services,
         drain_grace=drain_grace,
         watchdog=Watchdog(None, drain_grace),  # the process is the caller's
         stop=stop,
@@ -164,6 +184,7 @@ async def _serve(
     port: int,
     http: HttpVersion,
     lifespan: Lifespan | None,
+    services: Iterable[object],
     drain_grace: timedelta,
     watchdog: Watchdog,
     stop: asyncio.Event | None = None,
@@ -176,6 +197,9 @@ async def _serve(
         try:
             if lifespan is not None:
                 await stack.enter_async_context(lifespan())
+            for service in services:
+                if isinstance(service, HasBackgroundWork):
+                    await stack.enter_async_context(service.watching())
             listener = await stack.enter_async_context(listening(app, host=host, port=port, http=http))
             stop_request.started()
             log.info("serving", url=listener.url, services=list(app.names), pid=os.getpid())

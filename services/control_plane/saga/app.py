@@ -20,6 +20,5 @@ def main() -> int:
         reconciler,
         host=settings.host,
         port=settings.port,
-        lifespan=reconciler.watching,
         security=security(),
     )

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
+from perdure.dev import ENGINE
 from perdure.dev.interrupts import Interrupted
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient
 from perdure.errors import PerdureError
-from services.runtime.topology import ENGINE, SERVICES, Topology
+from services.runtime.topology import SERVICES, Topology
 from tests.support import eventually
 from tests.system.chaos.database import Postgres, find_postgres
 from tests.system.chaos.disk import SmallDisk, has_private_mounts

@@ -11,8 +11,9 @@ from enum import StrEnum
 from random import Random
 from typing import Final, Literal, TypeAlias
 
+from perdure.dev import ENGINE, ENGINE_PROXY
 from services.contracts.trips import TripRequest
-from services.runtime.topology import ENGINE, ENGINE_PROXY, SERVICES
+from services.runtime.topology import SERVICES
 from tests.system.scenarios.orders import order
 
 SUPERVISOR: Final = "supervisor"

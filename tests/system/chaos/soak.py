@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from perdure.dev import ENGINE
 from perdure.dev.interrupts import Interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import ENGINE, Topology
+from services.runtime.topology import Topology
 from tests.system.chaos.clients import Clients
 from tests.system.chaos.harness import ChaosHarness, cancelled_at_end, one_sentence
 from tests.system.chaos.launch import LaunchedPlatform

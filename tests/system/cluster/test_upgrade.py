@@ -15,15 +15,15 @@ import pytest
 from perdure._runtime.ports import free_ports
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve
-from perdure.dev.processes import ChildProcess, ProcessError
+from perdure.dev.processes import ChildProcess
 from perdure.engine.admin import AdminClient
+from perdure.engine.deployments import DeploymentError, drain, old_versions, register
 from services.contracts import trips
 from services.data_plane.audit import audit
 from services.runtime.connections import answers, local_http
 from services.runtime.platform import Platform
-from services.runtime.registration import Registration, register
+from services.runtime.registration import registration
 from services.runtime.topology import service
-from services.runtime.upgrade import drain, old_versions
 from tests.system.cluster.conftest import Running
 from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.load import Stream
@@ -32,6 +32,7 @@ from tests.system.scenarios.orders import order
 pytestmark = pytest.mark.timeout(240)
 
 ORCHESTRATOR = service("orchestrator")
+TRIPS, NAME = ORCHESTRATOR.serves, ORCHESTRATOR.name
 
 
 @asynccontextmanager
@@ -80,15 +81,15 @@ async def test_new_version_takes_over_under_load(running: Running, tmp_path: Pat
 
             async with Stream.on("upgrade", [topology.ingress_url]) as stream:
                 await stream.flow(20)
-                await register(admin, [Registration(ORCHESTRATOR, url)], beside=True)
+                await register(admin, [registration(ORCHESTRATOR, url)], elsewhere="keep")
                 reports: list[str] = []
-                with pytest.raises(ProcessError, match=f"orchestrator: {old_url} still has open invocations after 3 s"):
-                    await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=3), report=reports.append)
+                with pytest.raises(DeploymentError, match=f"orchestrator: {old_url} still has open .* after 3 s"):
+                    await drain(admin, TRIPS, name=NAME, timeout=timedelta(seconds=3), report=reports.append)
                 assert reports[-1] == f"{old_url} still has 1 open invocations"
-                (old,) = await old_versions(admin, ORCHESTRATOR)
+                (old,) = await old_versions(admin, TRIPS)
 
                 await harness.ingress.call(approve, DecisionRequest(actor="boss", reason="have fun"), key="waits")
-                drained = await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=60), report=reports.append)
+                drained = await drain(admin, TRIPS, name=NAME, timeout=timedelta(seconds=60), report=reports.append)
                 assert drained == [old_url]
                 await platform.kill("orchestrator")  # bookings continue on the new version
                 await stream.flow(20)
@@ -100,7 +101,7 @@ async def test_new_version_takes_over_under_load(running: Running, tmp_path: Pat
             assert (last != old.id, order_of_calls) == (True, ["Hotels", "Flights"])
             mismatches = await admin.query("select id from sys_invocation where last_failure_error_code = 'RT0016'")
             assert mismatches == []
-            assert await drain(admin, ORCHESTRATOR, timeout=timedelta(0), report=reports.append) == []
+            assert await drain(admin, TRIPS, name=NAME, timeout=timedelta(0), report=reports.append) == []
             await harness.until_quiet()
         report = await audit(topology.database_url, settled=True)
         assert report.ok

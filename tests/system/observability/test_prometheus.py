@@ -17,11 +17,12 @@ import time
 import httpx
 import pytest
 
+from perdure.dev import ENGINE
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.status import RollbackState
 from services.data_plane.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id
-from services.runtime.topology import ENGINE, SERVICES
+from services.runtime.topology import SERVICES
 from tests.support import eventually
 from tests.system.observability.conftest import Observed
 from tests.system.observability.panels import panel_queries

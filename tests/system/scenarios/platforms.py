@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from perdure.dev.foreground import find_engine
 from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from services.data_plane.audit import audit
 from services.runtime.platform import Platform
 from services.runtime.reports import show_audit
-from services.runtime.run import find_engine
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.runtime.topology import ENGINE_PROXY, SERVICES, ServiceSpec
+from perdure.dev import ENGINE_PROXY
+from services.runtime.topology import SERVICES, ServiceSpec
 from tests.unit.deploy.test_kubernetes import of, pods, raw
 
 ROOT = Path(__file__).parents[3]

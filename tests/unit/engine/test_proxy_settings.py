@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure._runtime.ports import connectable
+from perdure.dev.local import proxy_environment
 from perdure.engine.proxy import ProxySettings, Upstream
 from perdure.errors import ConfigurationError
 from services.runtime.settings import PlatformSettings
@@ -78,10 +79,10 @@ def test_upstream_round_trip(text):
 
 def test_launcher_puts_proxy_before_sockets(tmp_path, environment):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings())
-    environment(**topology.proxy_environment())
+    engine = topology.engine_config()
+    environment(**proxy_environment(engine))
     settings = ProxySettings.read()
     assert (settings.ingress_port, settings.admin_port) == (topology.ingress_port, topology.admin_port)
-    engine = topology.engine_config()
     assert settings.ingress_upstream == f"unix:{engine.ingress_socket}"
     assert engine.ports() == {"node_port": topology.node_port}
     assert engine.environment()["RESTATE_ADMIN__LISTEN_MODE"] == "unix"
