@@ -29,6 +29,7 @@ from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.saga.compensations import BoundCompensation
+from perdure.saga.config import OnFailure
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.schema import ROLLBACKS
 from perdure.saga.steps import RETRIED_STATUSES
@@ -164,9 +165,9 @@ def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundC
     return cp.saga.compensations.get(compensation).bind(task)
 
 
-def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:
+def step(cp: Orchestration, name: str, on_failure: OnFailure | None = None, **fields: Any) -> Step[Task, str]:
     task = Task(key=cp.key, name=name, **fields)
-    return Step(name, do_task, task, compensate=undo_of(cp, task))
+    return Step(name, do_task, task, compensate=undo_of(cp, task), on_failure=on_failure)
 
 
 async def run_step(
