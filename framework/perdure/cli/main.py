@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "approvals": "List approvals, decide them, and verify their audit logs.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
     "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
+    "held-steps": "Held steps: failed steps that wait for an operator.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
     "sagas": "List sagas and show their timelines.",

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
 from perdure._runtime.records import StoredRecord
@@ -234,12 +234,14 @@ class HeldStepFilter(_Input):
         service: The saga's service.
         step: The step's name.
         signature: The error signature.
+        before: When it failed at the latest, such as the time of the list that the operator looked at.
     """
 
     saga_id: str | None = None
     service: str | None = None
     step: str | None = None
     signature: str | None = None
+    before: AwareDatetime | None = None
 
 
 class HeldStepListRequest(HeldStepFilter):

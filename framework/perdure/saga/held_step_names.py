@@ -75,6 +75,7 @@ class HeldStepName:
         return (
             wanted.saga_id in (None, self.id.rpartition("/")[0])
             and wanted.service in (None, self.service)
+            and (wanted.before is None or self.since <= wanted.before)
             and (wanted.step is None or _digest(wanted.step) == self.step)
             and (wanted.signature is None or _digest(wanted.signature) == self.signature)
         )
