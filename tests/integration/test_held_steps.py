@@ -334,6 +334,7 @@ async def test_signed_actions_are_required_and_bound(holds, signed_acts):
 @pytest.mark.restate_modes("http2")
 async def test_command_line_lists_and_acts(holds, restate):
     urls = {"PERDURE_INGRESS_URL": restate.server.ingress, "PERDURE_ADMIN_URL": restate.server.admin}
+    urls["PERDURE_ACTOR"] = "olga"
 
     async def perdure(*words: str) -> str:
         done = await asyncio.to_thread(run_perdure, "held-steps", *words, **urls)
