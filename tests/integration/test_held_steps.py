@@ -373,6 +373,7 @@ async def test_command_line_lists_and_acts(holds, restate):
     assert "3 held steps match" in await perdure("retry", *service, "--dry-run")
     assert await perdure("retry", *service) == "retry: 3 succeeded, 0 refused\n"
     assert [await holds.result(key) for key in keys[1:]] == [["HOTEL"]] * 3
-    timeline = await asyncio.to_thread(run_perdure, "sagas", "show", keys[1], **urls)
-    assert "(2 attempts)" in timeline.stdout
+    timeline = await asyncio.to_thread(run_perdure, "sagas", "show", keys[1], "--json", **urls)
+    (shown_step,) = json.loads(timeline.stdout)["steps"]
+    assert (shown_step["action"], shown_step["attempts"], shown_step["result"]) == ("Tasks/do", 2, "success")
     assert "No held steps." in await perdure("list", *service[1:])

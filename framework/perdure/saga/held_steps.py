@@ -24,6 +24,7 @@ from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.json_schemas import mismatch, schema_of_value
 from perdure._runtime.records import StoredRecord
 from perdure._runtime.sdk import is_replaying
+from perdure._runtime.serdes import serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure._wake_ups import wake_up
@@ -73,6 +74,8 @@ from perdure.targets import KeyedTarget
 _GRACE: Final = timedelta(minutes=1)
 """Time after the deadline in which the orchestration ends its hold itself."""
 _MAX_GROUPS: Final = 50
+
+_step_serde: Final = serde_for(HeldStep)
 
 log = get_logger("perdure.saga.held_steps")
 
@@ -361,7 +364,7 @@ class HeldStepIndex:
         examples = {name.signature: text for text, name in matches}
         wanted = list(dict.fromkeys([*selected, *(examples[signature] for signature, _ in counts)]))
         # All reads start before the first one is awaited, for one round trip.
-        reads = [State(ctx, text, HeldStep).get() for text in wanted]
+        reads = [ctx.get(text, serde=_step_serde) for text in wanted]
         found = {text: step for text, read in zip(wanted, reads, strict=True) if (step := await read) is not None}
         return HeldStepPage(
             items=[found[text] for text in selected if text in found],
