@@ -95,7 +95,7 @@ class ControlPlaneService:
         self._prefix = name.lower() if idempotency_prefix is None else idempotency_prefix
         self._saga_config = saga or SagaConfig()
         self._run_config = run or RunConfig()
-        self._on_failure = on_failure
+        self._on_failure: OnFailure | None = on_failure
         if saga_prefix not in (None, "", f"{name}:"):  # the CLI and the console look for sagas under these IDs
             raise ConfigurationError(f"{name}: saga_prefix must be '{name}:' or empty; got '{saga_prefix}'")
         self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix

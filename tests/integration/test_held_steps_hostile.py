@@ -105,7 +105,8 @@ async def test_action_and_deadline_agree(holds):
         try:
             await holds.act(step, HeldStepAction.COMPLETE, result="by phone")
         except IngressError as error:
-            assert error.message.endswith("is not held any longer")
+            if not error.message.endswith("is not held any longer"):
+                raise
             return False
         return True
 

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from perdure.saga.held_step_messages import HeldStep, HeldStepAction, StepHoldAction
 from perdure.saga.schema import HELD_STEPS
 from perdure.saga.signatures import CheckedAction, check_signature
+from perdure.security.credentials import Role
 from perdure.security.encodings import json_digest
 from perdure.security.signed_actions import ActorKey, SignedAction
 
@@ -63,6 +64,7 @@ async def check_held_step_action(
         actor=request.actor,
         reason=request.reason,
         details=_details(request.action, request.payload, request.result),
+        role=Role.OPERATOR,
     )
 
 

@@ -97,6 +97,7 @@ async def check_action(
         actor=request.actor,
         reason=request.reason,
         details=_details(request.payload),
+        role=Role.OPERATOR,
     )
 
 
@@ -105,7 +106,7 @@ async def check_signature(
     signed_action: SignedAction | None,
     **requested: Unpack[RequestedAction],
 ) -> CheckedAction:
-    """Check that an action is signed by an operator, as the rules of this process require. Writes nothing.
+    """Check that an action is signed as the rules of this process require. Writes nothing.
 
     Args:
         ctx: The context of the object that stores the nonces.
@@ -115,7 +116,7 @@ async def check_signature(
     nonces = NonceLog()
     if signed_action is not None:
         nonces = await _nonces(ctx).get() or nonces
-    signer, nonces = get_signing_rules().check(signed_action, nonces=nonces, **{**requested, "role": Role.OPERATOR})
+    signer, nonces = get_signing_rules().check(signed_action, nonces=nonces, **requested)
     return CheckedAction(requested["actor"], None) if signer is None else CheckedAction(signer.actor, nonces)
 
 

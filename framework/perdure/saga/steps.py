@@ -151,7 +151,7 @@ class StepRunner:
         """By step name: returns the step that replaces one that runs only once, such as a child, at its n-th retry."""
         self.run_config = run
         self._config = config
-        self._on_failure = on_failure
+        self._on_failure: OnFailure | None = on_failure
         self._names: set[str] = set()
 
     def pivot(self) -> None:
@@ -250,7 +250,7 @@ class _RunningStep:
         self._backoff: restate.RestateDurableSleepFuture | None = None
         self._activity: Activity = UNOBSERVED
         self._hold: HeldStepWait | None = None
-        self._error = StepTimeout("not started")
+        self._error: TerminalError = StepTimeout("not started")
         self._held = 0
         """How often the step has been held."""
 
