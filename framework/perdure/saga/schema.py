@@ -552,8 +552,8 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
     """
     before = f"now() - {sql_interval(grace)}"
-    services = [ROLLBACKS, EXECUTION_ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, *dispatchers]
-    resumed = ", ".join(map(sql_text, services))
+    services = [ROLLBACKS, EXECUTION_ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, SAGA_HELD_STEPS, HELD_STEP_INDEX]
+    resumed = ", ".join(map(sql_text, [*services, *dispatchers]))
     paused = "false"
     if paused_limit is not None:
         paused = f"status = 'paused' and unclosed and modified_at < now() - {sql_interval(paused_limit)}"

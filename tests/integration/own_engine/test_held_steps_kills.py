@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -14,8 +14,10 @@ from uuid import uuid4
 import pytest
 
 from perdure import IngressClient, Target
+from perdure.alerts.service import ALERTS_KEY, list_alerts
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, NotRegistered
+from perdure.observability.metrics import HELD_STEPS
 from perdure.saga.held_step_messages import (
     HeldStepAction,
     HeldStepBulkRequest,
@@ -24,6 +26,7 @@ from perdure.saga.held_step_messages import (
     act_on_held_steps,
     list_held_steps,
 )
+from perdure.saga.held_step_monitoring import sample_held_steps
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
 from perdure.testing import Restate, RestateServer
 from tests.integration import held_process
@@ -155,7 +158,14 @@ async def test_killed_orchestration_holds_no_step(admin, ingress, reconciler, tm
     trips = await start(ingress, tmp_path)
     await until_held(ingress, TRIPS)
     page = await ingress.call(list_held_steps, HeldStepListRequest(service="HeldTrips"))
+    assert (HELD_STEPS, TRIPS, {"service": "HeldTrips"}) in await sample_held_steps(admin, datetime.now(UTC))
     async with reconciler.watching():
+
+        async def alerted() -> bool:
+            alerts = (await ingress.call(list_alerts, key=ALERTS_KEY)).open
+            return {alert.id for alert in alerts} == {f"held_step/{step.id}" for step in page.items}
+
+        await eventually(alerted, what="alerts of held steps")
         for step in page.items:
             await admin.control_invocation(step.invocation, "kill")
         await until_held(ingress, 0)
