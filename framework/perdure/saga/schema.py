@@ -552,7 +552,14 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
     """
     before = f"now() - {sql_interval(grace)}"
-    services = [ROLLBACKS, EXECUTION_ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, SAGA_HELD_STEPS, HELD_STEP_INDEX]
+    services = [
+        ROLLBACKS,
+        EXECUTION_ROLLBACKS,
+        ROLLBACK_DISPATCHER,
+        DEAD_LETTER_INDEX,
+        SAGA_HELD_STEPS,
+        HELD_STEP_INDEX,
+    ]
     resumed = ", ".join(map(sql_text, [*services, *dispatchers]))
     paused = "false"
     if paused_limit is not None:
