@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from perdure.observability.hooks import ObservabilityHooks
     from perdure.retry import RetryPolicy
     from perdure.runs import RunConfig, run_async, run_with_retry
-    from perdure.saga.config import CompensationStrategy, SagaConfig
+    from perdure.saga.config import CompensationStrategy, Hold, SagaConfig
     from perdure.saga.orchestration import Orchestration
     from perdure.saga.recorder import Saga
     from perdure.saga.safe_step import SafeStep
@@ -93,7 +93,7 @@ _MODULES = {
     "perdure.observability.hooks": "ObservabilityHooks",
     "perdure.retry": "RetryPolicy",
     "perdure.runs": "RunConfig run_async run_with_retry",
-    "perdure.saga.config": "CompensationStrategy SagaConfig",
+    "perdure.saga.config": "CompensationStrategy Hold SagaConfig",
     "perdure.saga.orchestration": "Orchestration",
     "perdure.saga.recorder": "Saga",
     "perdure.saga.safe_step": "SafeStep",
@@ -119,7 +119,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "ControlPlaneService", "DataPlaneContext", "DataPlaneService", "KeyedTarget", "Orchestration", "Target", "handler",
     "serve",
     # Sagas
-    "CompensationStrategy", "SafeStep", "Saga", "SagaConfig", "Step",
+    "CompensationStrategy", "Hold", "SafeStep", "Saga", "SagaConfig", "Step",
     # Side effects
     "RetryPolicy", "RunConfig", "run_async", "run_with_retry",
     # Calls

@@ -64,6 +64,10 @@ class WakeUpBackoff:
         Raises:
             Cancelled: This invocation was cancelled.
         """
+        await self.start_pause()
+
+    def start_pause(self) -> restate.RestateDurableSleepFuture:
+        """Return the future of a pause as above."""
         self._early += 1
         if self._early == 1:  # logged once: the sleep that follows is in the journal
             log.warning(
@@ -71,6 +75,6 @@ class WakeUpBackoff:
                 awaited=self._awaited,
                 reason="an awakeable was completed before its outcome existed: completions may be forged",
             )
-        await self._ctx.sleep(
+        return self._ctx.sleep(
             scaled(_PAUSES.delay_after(self._early)), f"woken early while waiting for {self._awaited}"
         )

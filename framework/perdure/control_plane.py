@@ -28,7 +28,7 @@ from perdure.saga.compensations import (
     P,
     mark_failure,
 )
-from perdure.saga.config import SagaConfig
+from perdure.saga.config import OnFailure, SagaConfig
 from perdure.saga.external_rollback import roll_back_from_outside
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.orchestration import Orchestration
@@ -50,6 +50,8 @@ class ControlPlaneService:
         idempotency_prefix: Prefix of the keys that `Orchestration` generates; the lower-case name by default.
         saga: How failed orchestrations are rolled back.
         run: Default settings of local steps.
+        on_failure: What happens when a step fails permanently: a `Hold` waits for an operator; by default, the saga is
+            rolled back.
         saga_prefix: Prefix of saga IDs, before the workflow's key: ``"{name}:"`` by default, which keeps the sagas of
             two services with equal keys apart, or the empty string.
         key_name: The name of the key in errors.
@@ -81,6 +83,7 @@ class ControlPlaneService:
         idempotency_prefix: str | None = None,
         saga: SagaConfig | None = None,
         run: RunConfig | None = None,
+        on_failure: OnFailure | None = None,
         saga_prefix: str | None = None,
         key_name: str = "key",
         public: bool = True,
@@ -92,6 +95,7 @@ class ControlPlaneService:
         self._prefix = name.lower() if idempotency_prefix is None else idempotency_prefix
         self._saga_config = saga or SagaConfig()
         self._run_config = run or RunConfig()
+        self._on_failure: OnFailure | None = on_failure
         if saga_prefix not in (None, "", f"{name}:"):  # the CLI and the console look for sagas under these IDs
             raise ConfigurationError(f"{name}: saga_prefix must be '{name}:' or empty; got '{saga_prefix}'")
         self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix
@@ -268,6 +272,7 @@ class ControlPlaneService:
             config=self._saga_config,
             idempotency_prefix=self._prefix,
             run=self._run_config,
+            on_failure=self._on_failure,
         )
         try:
             cp.caller = await caller(ctx)

@@ -37,6 +37,7 @@ from services.console.dead_letters import routes as dead_letters
 from services.console.dependencies import Components
 from services.console.engine import EngineClient
 from services.console.health import routes as health
+from services.console.held_steps import routes as held_steps
 from services.console.invocations import routes as invocations
 from services.console.middleware import BodyLimit, SecurityHeaders
 from services.console.problems import ConsoleError
@@ -57,7 +58,19 @@ log = get_logger("services.console")
 
 _DATABASE_UNAVAILABLE: Final = "database_unavailable"
 _STATIC: Final = Path(__file__).parent / "static"
-_FEATURES: Final = (account, health, sagas, approvals, dead_letters, invocations, services, schedules, users, api_keys)
+_FEATURES: Final = (
+    account,
+    health,
+    sagas,
+    approvals,
+    dead_letters,
+    held_steps,
+    invocations,
+    services,
+    schedules,
+    users,
+    api_keys,
+)
 
 
 def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = None, now: Clock = utc_now) -> FastAPI:

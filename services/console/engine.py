@@ -39,7 +39,7 @@ _TIMEOUT: Final = 15.0
 _START_TIMEOUT: Final = timedelta(seconds=5)
 _REGISTRATION_TIMEOUT: Final = timedelta(seconds=2)
 # Handlers that only read. A call of any other handler is an action.
-_READ_HANDLERS: Final = frozenset({"list", "status"})
+_READ_HANDLERS: Final = frozenset({"list", "show", "status"})
 
 
 class EngineClient:

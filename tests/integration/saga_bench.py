@@ -29,6 +29,7 @@ from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.saga.compensations import BoundCompensation
+from perdure.saga.config import OnFailure
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.schema import ROLLBACKS
 from perdure.saga.steps import RETRIED_STATUSES
@@ -73,7 +74,9 @@ class Bench:
         self.admin_url = ""
         self.name = f"Job{uuid4().hex[:8]}"
 
-    def services(self, main: Main, config: SagaConfig, name: str | None = None) -> list[Any]:
+    def services(
+        self, main: Main, config: SagaConfig, name: str | None = None, on_failure: OnFailure | None = None
+    ) -> list[Any]:
         did, released = self.did, self.released
         tasks = DataPlaneService("Tasks", run=RunConfig(max_retries=0))
 
@@ -103,11 +106,13 @@ class Bench:
 
             await ctx.run("undo", undo)
 
-        jobs = self.orchestration(name or self.name, main, config)
+        jobs = self.orchestration(name or self.name, main, config, on_failure)
         return [tasks, jobs, *hosting.definitions()]
 
-    def orchestration(self, name: str, main: Main, config: SagaConfig) -> ControlPlaneService:
-        jobs = ControlPlaneService(name, saga=config)
+    def orchestration(
+        self, name: str, main: Main, config: SagaConfig, on_failure: OnFailure | None = None
+    ) -> ControlPlaneService:
+        jobs = ControlPlaneService(name, saga=config, on_failure=on_failure)
 
         @jobs.compensation()
         async def undo(ctx: sdk.Context, task: Task) -> None:
@@ -119,9 +124,9 @@ class Bench:
 
         return jobs
 
-    async def serve(self, main: Main, *more: Any, **config: Any) -> IngressClient:
+    async def serve(self, main: Main, *more: Any, on_failure: OnFailure | None = None, **config: Any) -> IngressClient:
         saga = SagaConfig(**{**QUICK, **config})
-        env = await self._restate.serve(*self.services(main, saga), *more)
+        env = await self._restate.serve(*self.services(main, saga, on_failure=on_failure), *more)
         self.admin_url = env.admin
         self._clients.append(IngressClient(env.ingress))
         return self._clients[-1]
@@ -164,9 +169,9 @@ def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundC
     return cp.saga.compensations.get(compensation).bind(task)
 
 
-def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:
+def step(cp: Orchestration, name: str, on_failure: OnFailure | None = None, **fields: Any) -> Step[Task, str]:
     task = Task(key=cp.key, name=name, **fields)
-    return Step(name, do_task, task, compensate=undo_of(cp, task))
+    return Step(name, do_task, task, compensate=undo_of(cp, task), on_failure=on_failure)
 
 
 async def run_step(

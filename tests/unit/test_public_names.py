@@ -33,7 +33,7 @@ EXPORTING = (
 
 EXPORTS = """
     ApprovalTimeout Cancelled CompensationStrategy ConfigurationError Conflict ControlPlaneService
-    DataPlaneContext DataPlaneService DeterministicHelpers FanOutResult Forbidden IngressClient IngressError
+    DataPlaneContext DataPlaneService DeterministicHelpers FanOutResult Forbidden Hold IngressClient IngressError
     InvalidInput KeyedTarget MutableState NotFound ObjectClient ObservabilityHooks Orchestration PerdureError
     PromiseRaceResult RaceResult ReadOnlyState Refused RetryExhausted RetryPolicy RunConfig RunExhausted
     SafeStep Saga SagaConfig SecurityConfig SecurityMiddleware SecurityValidator ServiceClient State StatusData

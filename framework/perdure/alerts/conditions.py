@@ -44,6 +44,10 @@ class Condition(StrEnum):
     KILLED = "killed"
     RECONCILED = "reconciled"
     """Its saga or rollback was orphaned and the reconciler repaired it."""
+    HELD_STEP = "held_step"
+    """A step of it failed and waits for an operator."""
+    HELD_STEP_DUE = "held_step_due"
+    """More than half of the time until the deadline of its held step has passed."""
 
 
 class Alert(BaseModel):
@@ -58,7 +62,8 @@ class Alert(BaseModel):
         key: Its key; empty for a plain service.
         reason: The engine's failure message; for a group, that of the first invocation.
         error_code: The engine's code of the failure, for example ``RT0016``; may be empty.
-        since: When the invocation last made progress; for a group and for `Condition.RECONCILED`, when it was detected.
+        since: When the invocation last made progress; for a group and for `Condition.RECONCILED`, when it was detected;
+            for a held step, the time of the last reminder.
         resolved_at: When the condition was gone; None while it lasts.
         count: Number of invocations.
         examples: IDs of some invocations of a group.
@@ -94,6 +99,8 @@ class Alert(BaseModel):
         action = action_for(self.cause)
         if self.condition in (Condition.KILLED, Condition.RECONCILED):
             return "Check the rollback of its saga, if it has one."
+        if self.condition in (Condition.HELD_STEP, Condition.HELD_STEP_DUE):
+            return f"Retry or complete the step, or roll back: perdure held-steps list --service {self.service}"
         if self.condition is Condition.HANGING:
             return f"{action}. The engine then retries the invocation."
         if self.condition is Condition.PAUSED:
@@ -337,9 +344,13 @@ def _add(changes: AlertChanges, new: Alert, before: Alert | None, *, is_single: 
 
 
 def _continues(alert: Alert, before: Alert) -> bool:
-    """Return whether a condition lasts. A reused workflow key can be killed again under the same ID."""
-    killed_again = alert.condition is Condition.KILLED and alert.since and before.since and alert.since > before.since
-    return before.resolved_at is None and not killed_again
+    """Return whether a condition lasts and needs no other alert.
+
+    A reused workflow key can be killed again under the same ID, and a held step may have a reminder.
+    """
+    is_repeated = alert.condition in (Condition.KILLED, Condition.HELD_STEP)
+    is_later = alert.since is not None and before.since is not None and alert.since > before.since
+    return before.resolved_at is None and not (is_repeated and is_later)
 
 
 def _since(alert: Alert, before: Alert | None, now: datetime) -> datetime:

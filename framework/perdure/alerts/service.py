@@ -7,7 +7,7 @@ repeats a request only if its response was lost.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -163,6 +163,7 @@ class Alerts:
         recent_kill: How long a kill is a condition.
         hanging_limit: How long an attempt may run without progress.
         scan_interval: Longest interval between two scans.
+        more_conditions: Returns conditions of other kinds, from the same engine.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Alerts:
         recent_kill: timedelta = RECENT_KILL,
         hanging_limit: timedelta = HANGING_LIMIT,
         scan_interval: timedelta = SCAN_INTERVAL,
+        more_conditions: Callable[[AdminClient], Awaitable[Snapshot]] | None = None,
     ) -> None:
         self._admin_url = admin_url
         self._url = webhook_url
@@ -182,6 +184,7 @@ class Alerts:
         self._retries = retries
         self._recent_kill = recent_kill
         self._hanging_limit = hanging_limit
+        self._more_conditions = more_conditions
         self.scan_interval = scan_interval
         self.definition = restate.VirtualObject(
             ALERTS,
@@ -275,7 +278,11 @@ class Alerts:
             return await add_pause_reasons(admin, await self._conditions(admin))
 
     async def _conditions(self, admin: AdminClient) -> Snapshot:
-        return await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
+        found = await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
+        if self._more_conditions is None:
+            return found
+        others = await self._more_conditions(admin)
+        return Snapshot(alerts=found.alerts + others.alerts, more=found.more | others.more)
 
 
 async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> AlertList:

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "deployments": "List, drain and forget deployments of services.",
     "dev": "Run an engine and modules, and reload them on changes.",
     "doctor": "Check engine, services, keys, clocks and disk.",
+    "held-steps": "Held steps: failed steps that wait for an operator.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
     "register": "Register processes with the engine.",

@@ -232,8 +232,8 @@ def parse_duration(option: str, text: str) -> timedelta:
     raise UsageError(f"{option}: '{text}' is not a duration; write 15m, 1h30m, 2d or 500ms")
 
 
-def read_payload(text: str | None) -> Any:
-    """Return the JSON of ``--payload``, or of the file that it names after ``@``.
+def read_payload(text: str | None, option: str = "--payload") -> Any:
+    """Return the JSON of an option, or of the file that it names after ``@``.
 
     Raises:
         UsageError: The text is not JSON, or the file cannot be read.
@@ -243,6 +243,6 @@ def read_payload(text: str | None) -> Any:
     try:
         return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
     except OSError as error:
-        raise UsageError(f"--payload: cannot read {text[1:]}: {error.strerror}") from error
+        raise UsageError(f"{option}: cannot read {text[1:]}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"--payload is not JSON: {error}") from error
+        raise UsageError(f"{option} is not JSON: {error}") from error

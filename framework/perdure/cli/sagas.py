@@ -24,6 +24,7 @@ from perdure.cli.options import (
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.saga.queries import ALL_PHASES, OPEN_PHASES, list_sagas
+from perdure.saga.schema import SAGA_HELD_STEPS, held_mark_key, held_marks_sql, held_step_id
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
@@ -108,7 +109,7 @@ def show(
 
 
 async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
-    """Return a line for each invocation or approval that the saga waits for, with the action to take."""
+    """Return a line for each invocation, held step or approval that the saga waits for, with the action to take."""
     if saga.ended_at is not None:
         return []
     own = f"target_service_name = {sql_text(saga.service)} and target_service_key = {sql_text(saga.key)}"
@@ -126,11 +127,19 @@ async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
         "select entry_lite_json as entry from sys_journal where entry_type = 'Command: Call' "  # noqa: S608 - quoted
         f"and id in {itself}"
     )
+    saga_id = saga.saga_id
     for row in calls:
         (called,) = json.loads(row["entry"])["Command"]["Call"]["invocation_target"].values()
         if (called["name"], called["handler"]) == (open_approval.service, open_approval.handler):
             lines.append(f"The saga requested an approval: perdure approvals show {called['key']}")
-    return lines
+        elif called["name"] == SAGA_HELD_STEPS:
+            saga_id = called["key"]  # with the prefix of the service, which the argument may omit
+    held = {row["key"] for row in await engine.query(held_marks_sql(saga.service, saga.key))}
+    return lines + [
+        f"The step {step.step} is held: perdure held-steps show {held_step_id(saga_id, step.position)}"
+        for step in saga.steps
+        if held_mark_key(step.position) in held
+    ]
 
 
 def _required_actions(saga: Timeline) -> list[str]:

@@ -75,7 +75,7 @@ COMPENSATIONS: Final = CounterMetric(
 )
 ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Ended rollbacks by outcome.", ("service", "outcome"))
 OPERATOR_ACTIONS: Final = CounterMetric(
-    "perdure.saga.operator_actions", "Operator actions on dead letters.", ("service", "action")
+    "perdure.saga.operator_actions", "Operator actions on dead letters and held steps.", ("service", "action")
 )
 OPEN_SAGAS: Final = GaugeMetric(
     "perdure.saga.open",
@@ -93,6 +93,15 @@ DEAD_LETTERS: Final = GaugeMetric(
 )
 OLDEST_DEAD_LETTER: Final = GaugeMetric(
     "perdure.dead_letters.oldest", "Age of the oldest open dead letter.", ("service",), unit="s"
+)
+
+HELD_STEPS: Final = GaugeMetric(
+    "perdure.held_steps.open", "Held steps: failed steps that wait for an operator.", ("service",)
+)
+HELD_STEPS_DUE: Final = GaugeMetric(
+    "perdure.held_steps.due",
+    "Held steps that have used more than half of the time until their deadline.",
+    ("service",),
 )
 
 # --- approvals --------------------------------------------------------------------------------------------------------

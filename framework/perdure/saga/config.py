@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from perdure._runtime.checks import invalid_settings
+from perdure._runtime.checks import check_types, invalid_settings
+from perdure.errors import ConfigurationError, TerminalError
 from perdure.retry import SHORTEST, RetryPolicy
 
 
@@ -113,3 +115,41 @@ class SagaConfig(BaseModel):
         if self.strategy is CompensationStrategy.FOREVER:
             return replace(policy, max_attempts=None, max_duration=None)
         return policy
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Holds a step that fails permanently, instead of rolling back its saga.
+
+    The orchestration waits, and the step is listed with its error and request. An operator retries it, completes it
+    with a result, or rolls the saga back. Without an action, the step fails at the deadline.
+
+    Args:
+        for_: Time until the step fails, from each failure on.
+        remind_every: Interval of repeated alerts; None for one alert at the failure and one at half of the time.
+        statuses: HTTP status codes of the errors that hold the step; None for all. Other errors fail the step at once.
+
+    Raises:
+        ConfigurationError: A duration is not positive.
+
+    Example:
+        await cp.step("hotel", hotels.reserve, room, compensate=undo, on_failure=Hold(for_=timedelta(hours=4)))
+    """
+
+    for_: timedelta
+    remind_every: timedelta | None = None
+    statuses: Collection[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("for_", "remind_every"):
+            if (duration := getattr(self, name)) is not None and duration <= timedelta(0):
+                raise ConfigurationError(f"Hold.{name} must be positive; got {duration}")
+
+    def applies_to(self, error: TerminalError) -> bool:
+        """Return whether an error holds the step."""
+        return self.statuses is None or error.status_code in self.statuses
+
+
+OnFailure = Hold | Literal["roll_back"]
+"""What happens when a step fails permanently."""

@@ -12,6 +12,7 @@ from perdure._wake_ups import make_wait_id
 from perdure.clients import ObjectClient
 from perdure.errors import Conflict, NotFound, SagaError, TerminalError
 from perdure.saga.config import SagaConfig
+from perdure.saga.held_step_messages import Release, release_steps
 from perdure.saga.messages import (
     NEVER_COMPLETED_HEADER,
     ExecutionStatus,
@@ -20,7 +21,7 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.progress import read_closed, read_steps
-from perdure.saga.schema import RollbackRequest
+from perdure.saga.schema import HELD_MARK_PREFIX, RollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.saga.submission import OUTCOME_POLLS, await_rollback, external_execution, submit_and_confirm
 
@@ -50,6 +51,8 @@ async def roll_back_from_outside(
                 metadata={"saga": saga_id},
             )
         return ExternalRollbackReceipt(saga_id=saga_id, started=False)
+    if any(name.startswith(HELD_MARK_PREFIX) for name in await ctx.state_keys()):
+        await ObjectClient(caller, release_steps, saga_id).send(Release(service=service))
     execution, is_new = await external_execution(ctx, saga_id)
     rollback = RollbackRequest(
         saga_id=saga_id,

@@ -1,4 +1,4 @@
-"""Gauges of open sagas, dead letters and stuck invocations, which no metric of the engine counts."""
+"""Gauges of open sagas, dead letters, held steps and stuck invocations, which no metric of the engine counts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import (
     DEAD_LETTERS,
+    HELD_STEPS,
+    HELD_STEPS_DUE,
     OLDEST_DEAD_LETTER,
     OLDEST_SAGA,
     OLDEST_STUCK,
     OPEN_SAGAS,
     STUCK,
 )
+from perdure.saga.held_step_monitoring import sample_held_steps
 from perdure.saga.messages import DeadLetter
 from perdure.saga.schema import DEAD_LETTERS_SQL, SAGAS_SQL
 from perdure.saga.status import SagaPhase
@@ -50,7 +53,7 @@ def _stuck_sql(hanging_limit: timedelta) -> str:
 def saga_gauges() -> GaugeCollector:
     """Return a collector without samples."""
     gauges = (OPEN_SAGAS, OLDEST_SAGA, DEAD_LETTERS, OLDEST_DEAD_LETTER, STUCK, OLDEST_STUCK)
-    return GaugeCollector("sagas", *gauges)
+    return GaugeCollector("sagas", *gauges, HELD_STEPS, HELD_STEPS_DUE)
 
 
 class SagaSampler:
@@ -100,7 +103,7 @@ async def sample_sagas(
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    return [*samples, *await _sample_dead_letters(admin, codec, now)]
+    return [*samples, *await _sample_dead_letters(admin, codec, now), *await sample_held_steps(admin, now)]
 
 
 async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:

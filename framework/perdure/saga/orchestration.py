@@ -24,7 +24,7 @@ from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import ApprovalOptions, request_approval
 from perdure.saga.compensations import BoundCompensation, Compensations
-from perdure.saga.config import SagaConfig
+from perdure.saga.config import OnFailure, SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
@@ -61,6 +61,7 @@ class Orchestration:
         config: How the saga is rolled back.
         idempotency_prefix: Prefix of generated keys.
         run: Default settings of local steps.
+        on_failure: What happens when a step fails permanently; the saga is rolled back by default.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Orchestration:
         config: SagaConfig,
         idempotency_prefix: str,
         run: RunConfig,
+        on_failure: OnFailure | None = None,
     ) -> None:
         self.ctx = ctx
         self.caller: Caller | None = None
@@ -82,7 +84,7 @@ class Orchestration:
         self._service = service
         self._config = config
         self._prefix = idempotency_prefix
-        self._steps = StepRunner(ctx, self.saga, config, run)
+        self._steps = StepRunner(ctx, self.saga, config, run, service=service, on_failure=on_failure)
 
     @property
     def cancelled(self) -> Cancelled | None:
@@ -106,6 +108,7 @@ class Orchestration:
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
+        on_failure: OnFailure | None = None,
     ) -> O: ...
     @overload
     async def step(
@@ -119,6 +122,7 @@ class Orchestration:
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
+        on_failure: OnFailure | None = None,
     ) -> O: ...
     @overload
     async def step(
@@ -131,6 +135,7 @@ class Orchestration:
         config: RunConfig | None = None,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
+        on_failure: OnFailure | None = None,
     ) -> O: ...
     async def step(
         self,
@@ -144,6 +149,7 @@ class Orchestration:
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
+        on_failure: OnFailure | None = None,
     ) -> Any:
         """Run one step: record its compensation, then run its action.
 
@@ -160,6 +166,8 @@ class Orchestration:
             retry: Retries of the step after a terminal error; none by default.
             retry_on: HTTP status codes that ``retry`` applies to.
             timeout: Time limit of one attempt of a call.
+            on_failure: What happens when the step fails permanently: `perdure.Hold` waits for an operator,
+                ``"roll_back"`` rolls the saga back; None for the service's default.
 
         Returns:
             The result of the action.
@@ -174,7 +182,7 @@ class Orchestration:
             await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
         """
         refuse_inside_run(f"step '{name}'")
-        step = Step(name, action, request, compensate, cast("Any", key), config, retry, timeout, retry_on)
+        step = Step(name, action, request, compensate, cast("Any", key), config, retry, timeout, retry_on, on_failure)
         return (await self._steps.run(step))[0]
 
     async def child(
@@ -184,6 +192,7 @@ class Orchestration:
         request: I,
         *,
         key: str | None = None,
+        on_failure: OnFailure | None = None,
     ) -> O:
         """Run another orchestration as one step. A rollback of this saga rolls back the child.
 
@@ -196,6 +205,8 @@ class Orchestration:
             request: The input of the child.
             key: The child's key; by default one made of this workflow's key and the step's name, at most 64 characters
                 long. See `perdure.idempotency.child_key`.
+            on_failure: See `step`. A retry starts another execution under the key ``{key}.2``, ``{key}.3`` ...; the
+                failed child has rolled itself back.
 
         Returns:
             The result of the child.
@@ -209,8 +220,13 @@ class Orchestration:
         target = target_of(main)
         key = child_key(self.key, name) if key is None else key
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
-        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, key), payload)
-        step: Step[I, O] = Step(name, main, request, rollback, key=key)
+
+        def step_under(key: str) -> Step[I, O]:
+            rollback = BoundCompensation("roll_back", roll_back_handler(target.service, key), payload)
+            return Step(name, main, request, rollback, key=key, on_failure=on_failure)
+
+        self._steps.successors[name] = lambda number: step_under(f"{key}.{number}")
+        step = step_under(key)
         self._steps.headers[name] = caller_headers(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]

@@ -23,8 +23,10 @@ from perdure.saga.schema import (
     EXECUTION_PREFIX,
     EXECUTION_PROMISE,
     FAILED_KEY,
+    HELD_MARK_PREFIX,
     STEP_PREFIX,
     ClosedSaga,
+    HeldMark,
     StepRecord,
     times_sql,
 )
@@ -65,9 +67,22 @@ async def read_status(ctx: restate.WorkflowSharedContext, expected_steps: int | 
     status = status.model_copy(update={**times, "updated_at": status.updated_at or times.get("updated_at")})
     if status.is_complete:
         return status
+    if status.phase == SagaPhase.RUNNING and (held := await _read_held(ctx)):
+        status = status.model_copy(update={"metadata": {**status.metadata, "held": held}})
     compensations = [step.compensation_invocation_id for step in rollback.steps] if rollback else []
     retried = await retries_for_status(handler_info(ctx).service, ctx.key(), compensations)
     return status.model_copy(update={"metadata": {**status.metadata, "retried": retried}}) if retried else status
+
+
+async def _read_held(ctx: restate.WorkflowSharedContext) -> dict[str, JsonValue]:
+    """Return the held steps of a running orchestration, by name."""
+    names = sorted(name for name in await ctx.state_keys() if name.startswith(HELD_MARK_PREFIX))
+    marks = [await _read(ctx, name, HeldMark) for name in names]
+    return {
+        mark.step: {"id": mark.id, "error": mark.error, "until": mark.until.isoformat()}
+        for mark in marks
+        if mark is not None
+    }
 
 
 async def _read_times(invocation: str) -> dict[str, datetime]:

@@ -58,6 +58,7 @@ from perdure.observability.logging import get_logger
 from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.gauges import SagaSampler, saga_gauges
+from perdure.saga.held_step_monitoring import held_step_alerts
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recovery import RemainingCalls, UnresponsiveService, remaining_calls, request_rollback
 from perdure.saga.rollback import resume_target
@@ -211,6 +212,7 @@ class SagaReconciler:
             retries=config.alert_retries,
             hanging_limit=config.hanging_limit,
             scan_interval=max(SCAN_INTERVAL, config.interval),
+            more_conditions=held_step_alerts,
         )
         self._conditions: frozenset[str] = frozenset()
         self._next_alert_scan = self._next_full_scan = 0.0

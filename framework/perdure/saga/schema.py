@@ -2,7 +2,9 @@
 
 An orchestration stores its steps in its own workflow state. When the saga fails, they are copied into the state of
 `ExecutionRollbacks`, the object with the execution's ID, which adds the progress of the rollback. `Rollbacks`, the
-object with the saga's ID, lists the saga's executions. `DeadLetterIndex` stores one entry per dead letter.
+object with the saga's ID, lists the saga's executions. `DeadLetterIndex` stores one entry per dead letter, and
+`HeldStepIndex` one per held step. `SagaHeldSteps`, also with the saga's ID, stores the outcomes and the audit log of
+held steps.
 
 Phases are part of key names, because values may be encrypted and SQL compares names: ``saga/closed/{phase}`` in the
 state of an orchestration, ``phase/{state}`` in that of a rollback.
@@ -31,6 +33,9 @@ ROLLBACK_DISPATCHER: Final = "RollbackDispatcher"
 DEAD_LETTERS: Final = "DeadLetters"
 DEAD_LETTER_INDEX: Final = "DeadLetterIndex"
 SAGA_RECONCILER: Final = "SagaReconciler"
+HELD_STEPS: Final = "HeldSteps"
+SAGA_HELD_STEPS: Final = "SagaHeldSteps"
+HELD_STEP_INDEX: Final = "HeldStepIndex"
 
 # State and promises of an orchestration.
 SAGA_PREFIX: Final = "saga/"
@@ -41,6 +46,11 @@ EXECUTION_PREFIX: Final = "saga/execution/"
 """Prefix of the state entry or promise whose name contains the ID of a submitted execution."""
 EXECUTION_PROMISE: Final = "saga/rollback"
 """ID of an execution that is rolled back from outside: a shared handler cannot write state."""
+
+HELD_MARK_PREFIX: Final = "saga/held/"
+"""Prefix of the state entries of held steps, see `HeldMark`."""
+HELD_WAIT: Final = "held step"
+"""Name of the wait for the outcome of a held step, see `perdure._wake_ups.make_wait_id`."""
 
 # State of `Rollbacks`.
 EXECUTIONS_KEY: Final = "executions"
@@ -55,6 +65,9 @@ NONCES_KEY: Final = "nonces"
 INDEX_KEY: Final = "all"
 DEAD_LETTER_PREFIX: Final = "dead_letter/"
 
+# State of `HeldStepIndex`, whose only key is INDEX_KEY too, and of `SagaHeldSteps`.
+HELD_PREFIX: Final = "held/"
+
 # State of `SagaReconciler`: prefixes of an orphan's ID.
 ATTEMPTS_PREFIX: Final = "attempts/"
 KILLED_PREFIX: Final = "killed/"
@@ -65,6 +78,16 @@ LATE_PREFIX: Final = "late/"
 def step_key(position: int) -> str:
     """Return the state key of a step; keys sort in the order of the steps."""
     return f"saga/{position:06d}"
+
+
+def held_mark_key(position: int) -> str:
+    """Return the state key of a held step, in the orchestration."""
+    return f"{HELD_MARK_PREFIX}{position:06d}"
+
+
+def held_step_id(saga_id: str, position: int) -> str:
+    """Return the ID of a held step."""
+    return f"{saga_id}/{position}"
 
 
 def execution_id(saga_id: str, token: str) -> str:
@@ -160,6 +183,22 @@ class ClosedSaga(StoredRecord):
 
     phase: SagaPhase
     error: str | None = None
+
+
+class HeldMark(StoredRecord):
+    """A step that an orchestration holds, in its state while it waits.
+
+    Args:
+        id: ID of the held step.
+        step: The step's name.
+        error: Its error.
+        until: The deadline.
+    """
+
+    id: str
+    step: str
+    error: str
+    until: datetime
 
 
 class Waiter(BaseModel):
@@ -487,6 +526,15 @@ def times_sql(invocation: str) -> str:
     )
 
 
+def held_marks_sql(service: str, key: str) -> str:
+    """Return the query for the held steps of an orchestration."""
+    return f"select key from state where {_of_saga(service, key)} and key like '{HELD_MARK_PREFIX}%' order by key"
+
+
+HELD_STEPS_SQL: Final = f"select key from state where service_name = '{HELD_STEP_INDEX}' and key like '{HELD_PREFIX}%'"
+"""Query for the names of all held steps, see `perdure.saga.held_step_names`."""
+
+
 def closed_sql(service: str, key: str) -> str:
     """Return the query for the result of an orchestration: one row if it ended by itself."""
     return f"select key from state where {_of_saga(service, key)} and key like '{CLOSED_PREFIX}%'"
@@ -504,8 +552,15 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
     """
     before = f"now() - {sql_interval(grace)}"
-    services = [ROLLBACKS, EXECUTION_ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, *dispatchers]
-    resumed = ", ".join(map(sql_text, services))
+    services = [
+        ROLLBACKS,
+        EXECUTION_ROLLBACKS,
+        ROLLBACK_DISPATCHER,
+        DEAD_LETTER_INDEX,
+        SAGA_HELD_STEPS,
+        HELD_STEP_INDEX,
+    ]
+    resumed = ", ".join(map(sql_text, [*services, *dispatchers]))
     paused = "false"
     if paused_limit is not None:
         paused = f"status = 'paused' and unclosed and modified_at < now() - {sql_interval(paused_limit)}"

@@ -11,13 +11,14 @@ from typing import Any
 
 import restate
 from pydantic import JsonValue
+from typing_extensions import Unpack
 
 from perdure.saga.messages import DeadLetter, StepAction
 from perdure.saga.schema import DEAD_LETTERS, NONCES_KEY, OperatorAction
 from perdure.security.credentials import Role
 from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
+from perdure.security.signed_actions import ActorKey, RequestedAction, SignedAction, get_signing_rules
 from perdure.state import State
 
 
@@ -86,10 +87,8 @@ async def check_action(
         Forbidden: The signature is for another action, by another actor, or not by an operator (403).
         Conflict: The signature was used before, or the dead letter has changed since it was displayed (409).
     """
-    nonces = NonceLog()
-    if request.signed_action is not None:
-        nonces = await _nonces(ctx).get() or nonces
-    signer, nonces = get_signing_rules().check(
+    return await check_signature(
+        ctx,
         request.signed_action,
         action=request.action.value,
         target=_target(letter),
@@ -99,11 +98,26 @@ async def check_action(
         reason=request.reason,
         details=_details(request.payload),
         role=Role.OPERATOR,
-        nonces=nonces,
     )
-    if signer is None:
-        return CheckedAction(request.actor, None)
-    return CheckedAction(signer.actor, nonces)
+
+
+async def check_signature(
+    ctx: restate.ObjectContext,
+    signed_action: SignedAction | None,
+    **requested: Unpack[RequestedAction],
+) -> CheckedAction:
+    """Check that an action is signed as the rules of this process require. Writes nothing.
+
+    Args:
+        ctx: The context of the object that stores the nonces.
+        signed_action: The signed action, if any.
+        requested: The requested action.
+    """
+    nonces = NonceLog()
+    if signed_action is not None:
+        nonces = await _nonces(ctx).get() or nonces
+    signer, nonces = get_signing_rules().check(signed_action, nonces=nonces, **requested)
+    return CheckedAction(requested["actor"], None) if signer is None else CheckedAction(signer.actor, nonces)
 
 
 def _target(letter_id: str) -> str:

@@ -7,7 +7,7 @@ wake-ups in this process, which a replay does not repeat.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
@@ -21,10 +21,14 @@ from perdure.clients import CallFuture, client_of
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
+from perdure.observability.logging import get_logger
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import BoundCompensation
-from perdure.saga.config import SagaConfig
+from perdure.saga.config import Hold, OnFailure, SagaConfig
+from perdure.saga.held_step_messages import FailedStep, HeldStepAction, HoldOutcome
+from perdure.saga.hold import HeldStepWait, from_json, serdes_of, to_json
+from perdure.saga.policy import error_signature
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import StepRecord
 from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, handler_target
@@ -32,6 +36,8 @@ from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, hand
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 
+
+log = get_logger("perdure.saga.steps")
 
 RETRIED_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
 
@@ -51,6 +57,8 @@ class Step(Generic[I, O]):
         timeout: Time limit of one attempt of a call. The call is then cancelled, and its end is awaited only by the
             rollback. It may overlap with the next attempt, so the called handler must be idempotent.
         retry_on: HTTP status codes that ``retry`` applies to.
+        on_failure: What happens when the step fails permanently: a `Hold`, or ``"roll_back"``; None for the service's
+            default.
 
     Raises:
         ConfigurationError: ``timeout`` is set for a local action, or ``config`` for a call.
@@ -66,6 +74,7 @@ class Step(Generic[I, O]):
     retry: RetryPolicy | None = None
     timeout: timedelta | None = None
     retry_on: Collection[int] = RETRIED_STATUSES
+    on_failure: OnFailure | None = None
 
     if TYPE_CHECKING:
 
@@ -81,6 +90,7 @@ class Step(Generic[I, O]):
             retry: RetryPolicy | None = None,
             timeout: timedelta | None = None,
             retry_on: Collection[int] = RETRIED_STATUSES,
+            on_failure: OnFailure | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -94,6 +104,7 @@ class Step(Generic[I, O]):
             retry: RetryPolicy | None = None,
             timeout: timedelta | None = None,
             retry_on: Collection[int] = RETRIED_STATUSES,
+            on_failure: OnFailure | None = None,
         ) -> None: ...
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -117,17 +128,30 @@ class Step(Generic[I, O]):
 class StepRunner:
     """Runs the steps of one saga."""
 
-    def __init__(self, ctx: restate.WorkflowContext, saga: Saga, config: SagaConfig, run: RunConfig) -> None:
+    def __init__(
+        self,
+        ctx: restate.WorkflowContext,
+        saga: Saga,
+        config: SagaConfig,
+        run: RunConfig,
+        *,
+        service: str,
+        on_failure: OnFailure | None = None,
+    ) -> None:
         self.ctx = ctx
         self.saga = saga
+        self.service = service
         self.past_pivot = False
         self.running: dict[int, CallFuture[Any]] = {}
         """The last call of each step that may still run, by position. `StepRecord.timed_out` has the earlier calls."""
         self.cancelled: Cancelled | None = None
         self.headers: dict[str, Mapping[str, str]] = {}
         """Additional headers of the calls, by step name."""
+        self.successors: dict[str, Callable[[int], Step[Any, Any]]] = {}
+        """By step name: returns the step that replaces one that runs only once, such as a child, at its n-th retry."""
         self.run_config = run
         self._config = config
+        self._on_failure: OnFailure | None = on_failure
         self._names: set[str] = set()
 
     def pivot(self) -> None:
@@ -150,9 +174,9 @@ class StepRunner:
             raise self.cancelled
         sdk.refuse_other_task(self.ctx, " and ".join(f"step '{step.name}'" for step in steps))
         running = [_RunningStep(self, step, record) for step, record in zip(steps, self._record(steps), strict=True)]
-        for each in running:
-            each.start()
         try:
+            for each in running:
+                await each.start()
             while waiting := [future for each in running for future in each.futures()]:
                 done = await any_done(waiting, " and ".join(f"step '{step.name}'" for step in steps))
                 for each in running:
@@ -195,6 +219,11 @@ class StepRunner:
                 self.cancelled = self.cancelled or Cancelled("cancelled while a step was ended")
                 sdk.retry_invocation_id(call.future)
 
+    def hold_for(self, step: Step[Any, Any], error: TerminalError) -> Hold | None:
+        """Return how a permanently failed step is held, or None if it is not."""
+        policy = step.on_failure or self._on_failure
+        return policy if isinstance(policy, Hold) and policy.applies_to(error) else None
+
     def retry_delay(self, step: Step[Any, Any], error: TerminalError, attempts: int) -> timedelta | None:
         """Return the delay before the next attempt of a failed step, or None if it is not retried."""
         if self.past_pivot:
@@ -220,8 +249,12 @@ class _RunningStep:
         self._timeout: restate.RestateDurableSleepFuture | None = None
         self._backoff: restate.RestateDurableSleepFuture | None = None
         self._activity: Activity = UNOBSERVED
+        self._hold: HeldStepWait | None = None
+        self._error: TerminalError = StepTimeout("not started")
+        self._held = 0
+        """How often the step has been held."""
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._backoff = None
         self._activity = start_activity(
             self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id
@@ -230,7 +263,7 @@ class _RunningStep:
             with self._activity.as_current(), sdk.step_budget(self._runner.ctx, self.step.name):
                 self._start_action()
         except TerminalError as error:  # refused before it was sent
-            self._fail(error)
+            await self._fail_permanently(error)
 
     def _start_action(self) -> None:
         step, ctx = self.step, self._runner.ctx
@@ -249,12 +282,18 @@ class _RunningStep:
 
     def futures(self) -> list[restate.RestateDurableFuture[Any]]:
         """Return the futures that the step waits for; none once it has ended."""
+        if self._hold is not None:
+            return self._hold.futures()
         action = None if self._action is None else self._action.future
         return [future for future in (action, self._timeout, self._backoff) if future is not None]
 
     async def advance(self, done: list[restate.RestateDurableFuture[Any]]) -> None:
         """Continue the step if one of its futures is done."""
-        if self._action is not None and self._action.future in done:
+        if self._hold is not None:
+            if (outcome := await self._hold.advance(done)) is not None:
+                self._hold = None
+                await self._end_hold(outcome)
+        elif self._action is not None and self._action.future in done:
             action, self._action, self._timeout = self._action, None, None
             if self._timed_out is None:
                 self._runner.running.pop(self._record.position, None)
@@ -263,7 +302,7 @@ class _RunningStep:
             try:
                 self.result = await action
             except TerminalError as error:
-                self._fail_attempt(error)
+                await self._fail_attempt(error)
             else:
                 self._activity.end()
                 self._runner.saga.complete(self._record)
@@ -271,9 +310,9 @@ class _RunningStep:
             call, self._action, self._timeout = self._action, None, None
             if isinstance(call, CallFuture):
                 await self._cancel_timed_out(call)
-            self._fail_attempt(StepTimeout(f"no result within {self.step.timeout}"))
+            await self._fail_attempt(StepTimeout(f"no result within {self.step.timeout}"))
         elif self._backoff is not None and self._backoff in done:
-            self.start()
+            await self.start()
 
     async def _cancel_timed_out(self, call: CallFuture[Any]) -> None:
         """Cancel a call that exceeded its time limit; only the rollback, if there is one, waits for its end.
@@ -286,22 +325,96 @@ class _RunningStep:
         self._runner.saga.mark_unknown(self._record, timed_out=invocation_id)
         self._timed_out = call
 
-    def _fail(self, error: TerminalError) -> None:
-        self._activity.end(error)
-        self.failure = error
-        self._runner.saga.fail(self._record, error)
-
-    def _fail_attempt(self, error: TerminalError) -> None:
-        self._activity.end(error)
+    async def _fail_attempt(self, error: TerminalError) -> None:
         self._failed_attempts += 1
         delay = self._runner.retry_delay(self.step, error, self._failed_attempts)
         if delay is None:
-            self._fail(error)
+            await self._fail_permanently(error)
         else:
+            self._activity.end(error)
             self._backoff = self._runner.ctx.sleep(scaled(delay), f"before the next attempt of {self.step.name}")
 
+    async def _fail_permanently(self, error: TerminalError) -> None:
+        """Hold the step, or let it fail."""
+        self._activity.end(error)
+        self._error = error
+        await self._hold_or_fail(error, error.message)
+
+    async def _hold_or_fail(self, error: TerminalError, message: str) -> None:
+        hold = self._runner.hold_for(self.step, error)
+        if hold is None or not await self._try_to_hold(hold, error, message):
+            self._fail(error)
+
+    async def _try_to_hold(self, hold: Hold, error: TerminalError, message: str) -> bool:
+        """Hold the step; return False if its request cannot be stored."""
+        runner, step, action = self._runner, self.step, self.step.action
+        request_type, result_type = serdes_of(action, step.request)
+        self._held += 1
+        try:
+            failed = FailedStep(
+                saga_id=runner.saga.saga_id,
+                service=runner.service,
+                invocation=runner.ctx.request().id,
+                step=step.name,
+                position=self._record.position,
+                action=str(action) if isinstance(action, Target) else "run",
+                payload=to_json(request_type, step.request),
+                error=message,
+                signature=error_signature(message),
+                status_code=error.status_code,
+                attempts=self._failed_attempts,
+                held=self._held,
+                past_pivot=runner.past_pivot,
+                remind_every=hold.remind_every,
+            )
+            self._hold = HeldStepWait(runner.ctx, hold, failed, request_type, result_type)
+            await self._hold.begin()
+        except TerminalError as refusal:
+            if is_own_cancel(refusal):
+                raise
+            log.warning("saga.step_not_held", saga=runner.saga.saga_id, step=step.name, reason=refusal.message)
+            self._hold = None
+        return self._hold is not None
+
+    async def _end_hold(self, outcome: HoldOutcome) -> None:
+        """Continue the step as the operator decided."""
+        if outcome.action not in (HeldStepAction.COMPLETE, HeldStepAction.RETRY):
+            self._fail(self._error)
+            return
+        request_type, result_type = serdes_of(self.step.action, self.step.request)
+        is_complete = outcome.action is HeldStepAction.COMPLETE
+        try:
+            if is_complete:
+                self.result = from_json(result_type, outcome.result)
+            elif outcome.payload is not None:
+                self.step = replace(self.step, request=from_json(request_type, outcome.payload))
+        except TerminalError as invalid:  # the saga service knows only the JSON schema of the value
+            message = f"{self._error.message}; the value of the last {outcome.action} was refused: {invalid.message}"
+            await self._hold_or_fail(self._error, message)
+            return
+        if is_complete:
+            self._runner.saga.complete(self._record)
+        else:
+            self._renew()
+            self._failed_attempts = 0
+            await self.start()
+
+    def _renew(self) -> None:
+        """Replace a step that cannot run again, such as a child under the same key, by its successor."""
+        successor = self._runner.successors.get(self.step.name)
+        if successor is not None:
+            self.step = replace(successor(self._held + 1), request=self.step.request)
+            self._record = self._runner.saga.add(self.step.name, self.step.compensate)
+            self._runner.saga.start(self._record)
+
+    def _fail(self, error: TerminalError) -> None:
+        self.failure = error
+        self._runner.saga.fail(self._record, error)
+
     def cancel(self) -> None:
-        """Let a local action end soon, and start no other attempt of it."""
+        """Let a local action end soon, and start no other attempt of it; release a held step."""
+        if self._hold is not None:
+            self._hold.release()
         if self._action is not None:
             self._runner.saga.mark_unknown(self._record)
         if isinstance(self._action, RunFuture):

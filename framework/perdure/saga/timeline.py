@@ -20,7 +20,17 @@ from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import ExecutionStatus, StepStatus, execution_status, rollback_status
 from perdure.saga.retried import RetriedInvocation, retried_invocations
-from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, execution_sql, recorded_steps_sql, step_key
+from perdure.saga.schema import (
+    EXECUTION_PREFIX,
+    HELD_MARK_PREFIX,
+    HELD_WAIT,
+    SAGA_HELD_STEPS,
+    SAGA_PREFIX,
+    StepRecord,
+    execution_sql,
+    recorded_steps_sql,
+    step_key,
+)
 from perdure.targets import KeyedTarget
 
 O = TypeVar("O")  # noqa: E741 - the output, as the SDK names it
@@ -215,6 +225,8 @@ def journal_entry(row: dict[str, Any]) -> JournalEntry | None:
     at = _datetime.validate_python(row["appended_at"])
     content = json.loads(row["entry_lite_json"])
     command, notification = content.get("Command") or {}, content.get("Notification") or {}
+    if _is_of_hold(command, row):
+        return None
     if "SetState" in command:
         key = command["SetState"]["key"]
         return JournalEntry(kind="recorded", at=at, state=key) if key.startswith(SAGA_PREFIX) else None
@@ -231,6 +243,15 @@ def journal_entry(row: dict[str, Any]) -> JournalEntry | None:
         ok = notification.get("result") != "Failure"
         return JournalEntry(kind="ended", at=at, completion=notification["id"]["CompletionId"], ok=ok)
     return None
+
+
+def _is_of_hold(command: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a command belongs to the hold of a step, so that a later action is another attempt of the step."""
+    if "Call" in command:
+        return any(target["name"] == SAGA_HELD_STEPS for target in command["Call"]["invocation_target"].values())
+    if "SetState" in command:
+        return str(command["SetState"]["key"]).startswith(HELD_MARK_PREFIX)
+    return "Run" in command and row["name"] == WAIT_RUN_PREFIX + HELD_WAIT
 
 
 def build_steps(

@@ -75,12 +75,15 @@ INTERNAL_SERVICES: Final = frozenset(
         "DeadLetterIndex",
         "DeadLetters",
         "ExecutionRollbacks",
+        "HeldStepIndex",
+        "HeldSteps",
         "Principals",
         "RollbackDispatcher",
         "Rollbacks",
         "ScheduleIndex",
         "ScheduleDispatcher",
         "Schedules",
+        "SagaHeldSteps",
         "SagaReconciler",
     }
 )

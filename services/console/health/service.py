@@ -32,6 +32,8 @@ _RUNBOOKS: Final = {
     Condition.HANGING: "invocations-hanging",
     Condition.KILLED: "saga-stuck",
     Condition.RECONCILED: "saga-stuck",
+    Condition.HELD_STEP: "held-steps",
+    Condition.HELD_STEP_DUE: "held-steps",
 }
 
 

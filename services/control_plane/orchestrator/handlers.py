@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import restate
 
-from perdure import ControlPlaneService, Orchestration, ServiceClient
+from perdure import ControlPlaneService, Hold, Orchestration, ServiceClient
 from perdure.approvals.messages import ApprovalResult
 from perdure.errors import Refused
 from services.contracts import flights, hotels, notifications, payments
@@ -21,7 +21,12 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
     """
     # The black-box contract: the saga's id is the trip's id, so there is no prefix.
     trips = ControlPlaneService(
-        "Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id", saga=settings.saga()
+        "Trips",
+        idempotency_prefix="trip",
+        saga_prefix="",
+        key_name="trip_id",
+        saga=settings.saga(),
+        on_failure=None if settings.hold is None else Hold(settings.hold),
     )
 
     @trips.compensation

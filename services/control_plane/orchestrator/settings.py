@@ -31,6 +31,8 @@ class OrchestratorSettings(ControlPlaneSettings):
         compensation_attempts: Terminal errors of a compensation before it becomes a dead letter.
         compensation_delay: Delay after the first terminal error; it doubles with each further one.
         compensation_outage: How long a compensation is retried after transient errors before it becomes a dead letter.
+        hold: How long a step that failed permanently waits for an operator before the trip is rolled back. None, the
+            default, rolls it back at once.
         rollback_wait: How long a failed booking waits for its rollback before it ends.
     """
 
@@ -48,6 +50,7 @@ class OrchestratorSettings(ControlPlaneSettings):
     compensation_attempts: int = Field(default=5, ge=1)
     compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
     compensation_outage: timedelta = Field(default=timedelta(days=1), gt=timedelta(0))
+    hold: timedelta | None = Field(default=None, gt=timedelta(0))
     rollback_wait: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     def approval(self) -> tuple[timedelta, ApprovalOptions]:

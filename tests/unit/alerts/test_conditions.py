@@ -73,7 +73,7 @@ class Observer:
 
 alerts = st.builds(
     alert,
-    st.sampled_from([Condition.PAUSED, Condition.KILLED]),
+    st.sampled_from([Condition.PAUSED, Condition.KILLED, Condition.HELD_STEP]),
     st.sampled_from(["Trips", "Hotels"]),
     st.integers(0, 12),
     st.integers(0, 3),

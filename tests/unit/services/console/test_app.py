@@ -51,6 +51,10 @@ ROUTES: dict[str, Role | None] = {
     "POST /dead-letters": OPERATOR,
     "POST /dead-letters/{letter_id:path}/compare": OPERATOR,
     "POST /dead-letters/{letter_id:path}/{action}": OPERATOR,
+    "GET /held-steps": VIEWER,
+    "GET /held-steps/{held_step_id:path}": VIEWER,
+    "POST /held-steps": OPERATOR,
+    "POST /held-steps/{held_step_id:path}/{action}": OPERATOR,
     "GET /invocations": VIEWER,
     "POST /invocations/{invocation_id}/{action}": OPERATOR,
     "GET /services": VIEWER,
@@ -85,6 +89,10 @@ ROUTES: dict[str, Role | None] = {
     "POST /api/dead-letters": OPERATOR,
     "POST /api/dead-letters/{letter_id:path}/compare": OPERATOR,
     "POST /api/dead-letters/{letter_id:path}/{action}": OPERATOR,
+    "GET /api/held-steps": VIEWER,
+    "GET /api/held-steps/{held_step_id:path}": VIEWER,
+    "POST /api/held-steps": OPERATOR,
+    "POST /api/held-steps/{held_step_id:path}/{action}": OPERATOR,
     "GET /api/invocations": VIEWER,
     "POST /api/invocations/{invocation_id}/{action}": OPERATOR,
     "GET /api/services": VIEWER,
@@ -116,6 +124,7 @@ def routes_of(app):
 
 def path_of(path: str) -> str:
     sample = SAMPLE | {"action": "skip"} if "/dead-letters" in path else SAMPLE
+    sample = sample | {"action": "retry"} if "/held-steps" in path else sample
     return re.sub(r"{(\w+)(:path)?}", lambda found: sample.get(found[1], "T1"), path)
 
 

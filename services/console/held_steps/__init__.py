@@ -1,0 +1,1 @@
+"""Held steps and the operator actions on them."""
