@@ -20,7 +20,15 @@ from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import ExecutionStatus, StepStatus, execution_status, rollback_status
 from perdure.saga.retried import RetriedInvocation, retried_invocations
-from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, execution_sql, recorded_steps_sql, step_key
+from perdure.saga.schema import (
+    EXECUTION_PREFIX,
+    SAGA_PREFIX,
+    StepRecord,
+    execution_sql,
+    of_key_sql,
+    recorded_steps_sql,
+    step_key,
+)
 from perdure.targets import KeyedTarget
 
 O = TypeVar("O")  # noqa: E741 - the output, as the SDK names it
@@ -194,7 +202,8 @@ async def _orchestration(
     rows = await admin.query(
         "select id, target_service_name as service, target_service_key as key, status, completion_result as result, "
         "completion_failure as failure, created_at as started_at, completed_at as ended_at from sys_invocation_status "
-        f"where target_service_ty = 'workflow' and target_handler_name = 'run' and (({named}) or {plain}) {of_service}"
+        f"where {of_key_sql(saga_id, key, column='target_service_key')} and target_service_ty = 'workflow' "
+        f"and target_handler_name = 'run' and (({named}) or {plain}) {of_service}"
     )
     if not rows:
         raise EngineError(
