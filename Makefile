@@ -10,12 +10,16 @@ READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 SYSTEM := $(BIN)/python -m tests.system
-# Tests run in WORKERS processes. MODES=all runs all modes of the engine.
+# Tests run in WORKERS processes. MODES=all runs all modes of the engine, MODES=vqueues the tests on tomorrow's engine.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 # Without cached bytecode, each test worker and service process compiles its modules again.
 unexport PYTHONDONTWRITEBYTECODE
+# Engines that tests start themselves, and those of platforms.
+ifeq ($(MODES),vqueues)
+export PERDURE_ENGINE_VQUEUES := true
+endif
 
 .PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 

@@ -55,6 +55,7 @@ _KEY: Final = "all"
 _SHARE: Final = 0.003
 _GAUGES_SHARE: Final = 0.001
 _WORK_SHARE: Final = 0.2
+_FREE: Final = timedelta(milliseconds=50)
 _ANY_HANDLER: Final = Target("any", "any", None, None)
 
 
@@ -201,7 +202,7 @@ class ApprovalReconciler:
 
     def _begin(self) -> None:
         # The queries read the state of all objects and workflows.
-        self._pace, self._gauges_pace = Pace(_SHARE), Pace(_GAUGES_SHARE)
+        self._pace, self._gauges_pace = Pace(_SHARE, free=_FREE), Pace(_GAUGES_SHARE, free=_FREE)
         self._has_orphans = False
         self._samples: list[Sample] = []
 

@@ -26,7 +26,6 @@ _CALL_TIMEOUT: Final = timedelta(minutes=3)
 _START_INTERVAL: Final = timedelta(seconds=1)
 _FAILURES_AT_START: Final = 5
 _DURATIONS: Final = 5
-_FREE: Final = 0.02
 
 Sampler = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
 Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
@@ -35,15 +34,18 @@ Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
 class Pace:
     """Limits repeated queries to a share of a core, whatever the number of rows that the engine reads for them.
 
-    The shortest of the last durations counts, since other load on the machine delays a query and costs nothing. The
-    first 20 ms are free, since queries of an empty platform take as long.
+    The shortest of the last durations counts, since other load on the machine delays a query and costs nothing.
 
     Args:
         share: The share of one core.
         interval: Minimum time between two of them.
+        free: Duration of the queries on an empty platform, which does not count.
     """
 
-    def __init__(self, share: float, interval: timedelta = timedelta(0)) -> None:
+    def __init__(
+        self, share: float, interval: timedelta = timedelta(0), free: timedelta = timedelta(milliseconds=20)
+    ) -> None:
+        self._free = free.total_seconds()
         self._share = share
         self._interval = interval.total_seconds()
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
@@ -64,7 +66,7 @@ class Pace:
         return self._is_due(share, 0.0)
 
     def _is_due(self, share: float, interval: float) -> bool:
-        pause = max(interval, (self.duration.total_seconds() - _FREE) / share)
+        pause = max(interval, (self.duration.total_seconds() - self._free) / share)
         return self._end is None or time.monotonic() >= self._end + pause
 
     @contextmanager
