@@ -235,7 +235,10 @@ def test_reject_unknown_mode(tmp_path, restate_servers):
     env = environment(restate_servers)
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
-    assert "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending, vqueues," in refused.stdout
+    assert (
+        "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending, vqueues,"
+        in refused.stdout
+    )
 
 
 def test_documentation_example_runs_as_printed(tmp_path, restate_servers):
