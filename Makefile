@@ -21,7 +21,7 @@ ifeq ($(MODES),vqueues)
 export PERDURE_ENGINE_VQUEUES := true
 endif
 
-.PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
+.PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench scaling format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,8 +50,8 @@ audit: $(READY) ## check the business invariants over the database, platform up 
 test: ## lint, types, and all tests on a real restate-server, in minutes
 	@.ci/stages check tests
 
-nightly: ## the tests in all modes of the engine with coverage, on each Python, 10,000 trips of chaos, and a soak
-	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons "chaos test-cluster" soak observability
+nightly: ## the tests in all modes of the engine with coverage, on each Python, 10,000 trips of chaos, a soak, and 100,000 sagas of history
+	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons "chaos test-cluster" soak observability scaling
 
 check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security
@@ -157,6 +157,9 @@ tools: ## as root on Debian: install missing tools of the tests (Chromium, Postg
 
 bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by side
 	@exec $(BIN)/python -m benchmarks.saga
+
+scaling: $(READY) engine ## cost of queries and background work with 1,000 to 100,000 finished sagas, into docs/explanation/scaling.md
+	@exec $(BIN)/python -m benchmarks.scaling --sagas 0 --sagas 1000 --sagas 4000 --sagas 16000 --sagas 100000 --page docs/explanation/scaling.md
 
 observe: $(READY) ## run the scenarios, then show the trace of a trip and the value of every panel
 	@exec $(SYSTEM) observe
