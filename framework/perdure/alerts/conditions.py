@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, computed_field
 
 from perdure.alerts.causes import Cause, action_for, cause_of
 from perdure.engine.admin import failure_message, sql_interval, sql_text
+from perdure.engine.attempts import WAITING_SQL
 
 MAX_SINGLE_ALERTS: Final = 5
 """Number of invocations per service and condition that have single alerts."""
@@ -220,8 +221,9 @@ def attempts_sql(retries: int, hanging_limit: timedelta) -> str:
         hanging_limit: How long an attempt may run without progress.
     """
     return (
-        f"select id from sys_invocation_state where (retry_count >= {retries} and last_failure is not null) "
-        f"or (in_flight and last_start_at < now() - {sql_interval(hanging_limit)}) limit {MAX_POINT_READS + 1}"
+        f"select id from (select id from sys_invocation_state where (retry_count >= {retries} "
+        f"and last_failure is not null) or (in_flight and last_start_at < now() - {sql_interval(hanging_limit)}) "
+        f"union all select id from ({WAITING_SQL}) where num_errors >= {retries}) limit {MAX_POINT_READS + 1}"
     )
 
 
@@ -235,11 +237,12 @@ def attempt_conditions_sql(retries: int, hanging_limit: timedelta, ids: Collecti
     """
     these = f"id in ({', '.join(map(sql_text, ids))})" if len(ids) <= MAX_POINT_READS else "true"
     return f"""
-  with found as (
+  with waiting as ({WAITING_SQL}), found as (
     select {_COLUMNS}, substr(coalesce(last_failure, ''), 1, {_MAX_REASON}) as reason,
       coalesce(last_failure_error_code, '') as error_code,
-      case when {failing_sql(retries)} then 'backing_off' else 'hanging' end as condition
-    from sys_invocation where {these} and ({failing_sql(retries)} or {hanging_sql(hanging_limit)}))
+      case when status = 'running' and not {failing_sql(retries)} then 'hanging' else 'backing_off' end as condition
+    from sys_invocation where {these} and ({failing_sql(retries)} or {hanging_sql(hanging_limit)}
+      or (status = 'ready' and id in (select id from waiting where num_errors >= {retries}))))
   {_RANKED}"""
 
 

@@ -37,6 +37,7 @@ from perdure.alerts.webhook import post_alert
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.attempts import last_failures
 from perdure.engine.polling import Pace
 from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
@@ -146,7 +147,16 @@ async def attempt_conditions(
         EngineError: The engine does not answer, or refuses a query.
     """
     ids = [row["id"] for row in await admin.query(attempts_sql(retries, hanging_limit))]
-    return await admin.query(attempt_conditions_sql(retries, hanging_limit, ids)) if ids else []
+    rows = await admin.query(attempt_conditions_sql(retries, hanging_limit, ids)) if ids else []
+    waiting = await last_failures(admin, [row["id"] for row in rows if not row["reason"] and not _hangs(row)])
+    return [
+        {**row, "reason": waiting[row["id"]][0], "error_code": waiting[row["id"]][1]} if row["id"] in waiting else row
+        for row in rows
+    ]
+
+
+def _hangs(row: Mapping[str, Any]) -> bool:
+    return bool(row["condition"] == Condition.HANGING)
 
 
 async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
