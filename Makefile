@@ -10,14 +10,18 @@ READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 SYSTEM := $(BIN)/python -m tests.system
-# Tests run in WORKERS processes. MODES=all runs all modes of the engine.
+# Tests run in WORKERS processes. MODES=all runs all modes of the engine, MODES=vqueues the tests on tomorrow's engine.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 # Without cached bytecode, each test worker and service process compiles its modules again.
 unexport PYTHONDONTWRITEBYTECODE
+# Engines that tests start themselves, and those of platforms.
+ifeq ($(MODES),vqueues)
+export PERDURE_ENGINE_VQUEUES := true
+endif
 
-.PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
+.PHONY: help run demo chaos soak cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench scaling format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +50,8 @@ audit: $(READY) ## check the business invariants over the database, platform up 
 test: ## lint, types, and all tests on a real restate-server, in minutes
 	@.ci/stages check tests
 
-nightly: ## the tests in all modes of the engine with coverage, on each Python, all attacks, 10,000 trips of chaos, and a soak
-	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons attack "chaos test-cluster" soak observability
+nightly: ## the tests in all modes of the engine with coverage, on each Python, all attacks, 10,000 trips of chaos, a soak, and 100,000 sagas of history
+	@TRIPS=$(or $(TRIPS),10000) .ci/stages check coverage pythons attack "chaos test-cluster" soak observability scaling
 
 check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security
@@ -154,6 +158,9 @@ tools: ## as root on Debian: install missing tools of the tests (Chromium, Postg
 
 bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by side
 	@exec $(BIN)/python -m benchmarks.saga
+
+scaling: $(READY) engine ## cost of queries and background work with 1,000 to 100,000 finished sagas, into docs/explanation/scaling.md
+	@exec $(BIN)/python -m benchmarks.scaling --sagas 0 --sagas 1000 --sagas 4000 --sagas 16000 --sagas 100000 --page docs/explanation/scaling.md
 
 observe: $(READY) ## run the scenarios, then show the trace of a trip and the value of every panel
 	@exec $(SYSTEM) observe

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, cast, overload
+from datetime import timedelta
+from typing import Any, Final, Generic, cast, overload
 
 import restate
 from typing_extensions import TypeVar
@@ -22,6 +23,13 @@ I = TypeVar("I", default=Any)  # noqa: E741 - the SDK's name for the input
 O = TypeVar("O", default=Any)  # noqa: E741 - the SDK's name for the output
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+JOURNAL_RETENTION: Final = timedelta(minutes=10)
+"""Default retention of ended invocations of private handlers. The engine's own default is a day.
+
+Four of the five invocations of a trip are theirs, and queries read them all. The reconciler needs them for some
+seconds: a thread of a failed call may still commit. The engine deletes once an hour.
+"""
 
 
 class DataPlaneContext:
@@ -101,7 +109,8 @@ class DataPlaneService(Generic[I, O]):
         run: Default settings of runs.
         public: Handlers are callable over the ingress by default.
         errors: Translates exceptions of other libraries, in handlers and their runs.
-        options: Passed to the SDK's service: retention, retry policy, timeouts.
+        options: Passed to the SDK's service: retention (of private handlers, `JOURNAL_RETENTION` by default), retry
+            policy, timeouts.
 
     Raises:
         ConfigurationError: Restate does not accept the name.
@@ -181,6 +190,8 @@ class DataPlaneService(Generic[I, O]):
                 return await signature.invoke(DataPlaneContext(ctx, self._run_config), request)
 
             private = not (self._public if public is None else public)
+            if private and self._definition.journal_retention is None:
+                options.setdefault("journal_retention", JOURNAL_RETENTION)
             target = bind(
                 self._definition,
                 name or function.__name__,

@@ -23,6 +23,7 @@ from perdure.alerts.service import (
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.errors import Acceptance, AlreadyStarted, EngineError, IngressError, NotRegistered, UnreadableValue
 from perdure.observability.gauge_collector import decode_state_value
+from perdure.saga.schema import of_key_sql
 from perdure.saga.timeline import Timeline, read_timeline
 from perdure.security import JournalCodec
 from services.console.problems import ConsoleError
@@ -94,7 +95,7 @@ class EngineClient:
 
     async def state(self, service: str, key: str, entry: str) -> bytes | None:
         """Return a decrypted entry of the state of a virtual object or workflow."""
-        where = f"service_name = {sql_text(service)} and service_key = {sql_text(key)} and key = {sql_text(entry)}"
+        where = f"service_name = {sql_text(service)} and {of_key_sql(key)} and key = {sql_text(entry)}"
         rows = await self.query(f"select service_name, service_key, key, value from state where {where}")  # noqa: S608 - quoted
         if not rows:
             return None

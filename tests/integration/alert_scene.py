@@ -14,7 +14,7 @@ import httpx
 import restate as sdk
 
 from perdure import IngressClient, Target, handler
-from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.conditions import AlertNotification, stored_conditions_sql
 from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, AlertList, Alerts, list_alerts, scan_target
 from perdure.engine.admin import AdminClient
 from perdure.security import PrivateKey
@@ -69,7 +69,8 @@ class Scene:
         self.admin = AdminClient(env.admin)
 
     async def conditions(self) -> set[str]:
-        return set(await self.alerts.fingerprint(self.admin))
+        stored = await self.admin.query(stored_conditions_sql(SOON))
+        return set(await self.alerts.fingerprint(self.admin, stored))
 
     async def until_detected(self, *ids: str) -> None:
         async def probe() -> bool:

@@ -162,6 +162,7 @@ def environment(servers: RestateServers) -> dict[str, str]:
     return {**os.environ, "RESTATE_SERVER_BIN": str(binary)}
 
 
+ALL = ["http2", "request_response", "always_suspending"]
 MARKED = """
     import pytest
 
@@ -178,11 +179,12 @@ MARKED = """
 @pytest.mark.parametrize(
     ("options", "modes"),
     [
-        (["-o", "perdure_modes=http2"], {"one": ["http2"], "two": ["request_response"], "three": list(Mode)}),
-        (["-o", "perdure_modes=http2", "--restate-modes=all"], {"one": list(Mode), "two": ["request_response"]}),
+        (["-o", "perdure_modes=http2"], {"one": ["http2"], "two": ["request_response"], "three": ALL}),
+        (["-o", "perdure_modes=http2", "--restate-modes=all"], {"one": ALL, "two": ["request_response"]}),
         (["--restate-modes=http2"], {"one": ["http2"], "two": ["NOTSET"], "three": ["http2"]}),
+        (["--restate-modes=vqueues"], {"one": ["vqueues"], "two": ["NOTSET"], "three": ["vqueues"]}),
     ],
-    ids=["setting", "option-all", "option"],
+    ids=["setting", "option-all", "option", "next-engine"],
 )
 def test_setting_mark_and_option_select_modes(tmp_path, restate_servers, options, modes):
     command = write_session(tmp_path, MARKED, "--collect-only", *options)
@@ -233,7 +235,10 @@ def test_reject_unknown_mode(tmp_path, restate_servers):
     env = environment(restate_servers)
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
-    assert "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending, or" in refused.stdout
+    assert (
+        "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending, vqueues,"
+        in refused.stdout
+    )
 
 
 def test_documentation_example_runs_as_printed(tmp_path, restate_servers):

@@ -22,7 +22,7 @@ from perdure import (
     handler,
 )
 from perdure.clients import ObjectClient, ServiceClient, WorkflowClient, client_of
-from perdure.engine.ingress_requests import handler_path, invocation_path
+from perdure.engine.ingress_requests import handler_path, invocation_address
 from perdure.errors import ConfigurationError, InvalidInput
 from perdure.targets import check_key, target_of
 
@@ -179,7 +179,7 @@ def test_refuse_keyed_target_in_service_client():
 
 def test_refuse_attach_by_empty_key():
     with pytest.raises(InvalidInput, match="pass the invocation_id"):
-        invocation_path(KEYED, "", None, None)
+        invocation_address(KEYED, "", None, None)
 
 
 @given(st.text(min_size=1))

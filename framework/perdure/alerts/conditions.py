@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,11 +18,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, computed_field
 
 from perdure.alerts.causes import Cause, action_for, cause_of
 from perdure.engine.admin import failure_message, sql_interval, sql_text
+from perdure.engine.attempts import WAITING_SQL
 
 MAX_SINGLE_ALERTS: Final = 5
 """Number of invocations per service and condition that have single alerts."""
 MAX_LISTED: Final = 500
 """Number of invocations per service and condition that a snapshot lists; the rest is counted."""
+MAX_POINT_READS: Final = 500
+"""Number of rows that a query names, so that the engine reads them alone."""
+FAILED: Final = "failed"
+"""Condition of rows that are no alerts, see `stored_conditions_sql`."""
 STUCK_RETRIES: Final = 2
 """Failed attempts after which lists and gauges show an invocation as stuck; notifications are sent later."""
 
@@ -177,40 +182,88 @@ def hanging_sql(limit: timedelta) -> str:
     )
 
 
-def conditions_sql(
-    retries: int, recent_kill: timedelta, excluded_service: str, hanging_limit: timedelta = HANGING_LIMIT
+# Each row of a condition carries the number of rows and the age of the oldest invocation of its service and condition.
+_RANKED: Final = f"""
+  select * from (select *, count(*) over (partition by service, condition) as number,
+    min(created_at) over (partition by service, condition) as oldest,
+    row_number() over (partition by service, condition order by since, id) as place from found)
+  where place <= {MAX_LISTED}"""
+
+_COLUMNS: Final = """id, target_service_name as service, target_service_ty as type, target_handler_name as handler,
+    target_service_key as key, invoked_by_service_name as caller, created_at, modified_at as since"""
+
+
+def stored_conditions_sql(
+    recent_kill: timedelta, recent_failure: timedelta | None = None, failing_services: Collection[str] = ()
 ) -> str:
-    """Return the query for all current conditions.
+    """Return the query for invocations that are paused or were killed. It reads the whole history, but one table of it.
+
+    Args:
+        recent_kill: How long a kill is a condition.
+        recent_failure: Also return main handlers of workflows that failed within this time, as `FAILED`.
+        failing_services: Services whose recent failures are returned, too.
+    """
+    killed = f"completion_failure = '[409] killed' and modified_at > now() - {sql_interval(recent_kill)}"
+    failed = "false"
+    if recent_failure is not None:
+        named = ", ".join(map(sql_text, failing_services)) or "null"
+        failed = (
+            f"((target_service_ty = 'workflow' and target_handler_name = 'run') or target_service_name in ({named})) "
+            f"and modified_at > now() - {sql_interval(recent_failure)}"
+        )
+    return f"""
+  with found as (
+    select {_COLUMNS}, substr(coalesce(completion_failure, ''), 1, {_MAX_REASON}) as reason, '' as error_code,
+      case when status = 'paused' then 'paused' when {killed} then 'killed' else '{FAILED}' end as condition
+    from sys_invocation_status where status = 'paused'
+      or (status = 'completed' and completion_result = 'failure' and (({killed}) or ({failed}))))
+  {_RANKED}"""
+
+
+def attempts_sql(retries: int, hanging_limit: timedelta) -> str:
+    """Return the query for IDs of invocations that may fail or hang. It reads what the engine has in memory.
 
     Args:
         retries: Number of failed attempts that is a condition.
-        recent_kill: How long a kill is a condition.
-        excluded_service: A service to ignore.
         hanging_limit: How long an attempt may run without progress.
     """
+    return (
+        f"select id from (select id from sys_invocation_state where (retry_count >= {retries} "
+        f"and last_failure is not null) or (in_flight and last_start_at < now() - {sql_interval(hanging_limit)}) "
+        f"union all select id from ({WAITING_SQL}) where num_errors >= {retries}) limit {MAX_POINT_READS + 1}"
+    )
+
+
+def attempt_conditions_sql(retries: int, hanging_limit: timedelta, ids: Collection[str]) -> str:
+    """Return the query for invocations that fail repeatedly or hang.
+
+    Args:
+        retries: Number of failed attempts that is a condition.
+        hanging_limit: How long an attempt may run without progress.
+        ids: The result of `attempts_sql`. The engine reads only these rows, or the whole history if they are too many.
+    """
+    these = f"id in ({', '.join(map(sql_text, ids))})" if len(ids) <= MAX_POINT_READS else "true"
     return f"""
-      select * from (
-        select *, count(*) over (partition by service, condition) as number,
-          row_number() over (partition by service, condition order by since, id) as place
-        from (
-          select id, target_service_name as service, target_handler_name as handler, target_service_key as key,
-            case when status = 'paused' then 'paused' when status = 'completed' then 'killed'
-              when {failing_sql(retries)} then 'backing_off' else 'hanging' end as condition,
-            substr(coalesce(last_failure, completion_failure, ''), 1, {_MAX_REASON}) as reason,
-            coalesce(last_failure_error_code, '') as error_code, modified_at as since
-          from sys_invocation
-          where target_service_name != {sql_text(excluded_service)} and (status = 'paused'
-            or {failing_sql(retries)}
-            or {hanging_sql(hanging_limit)}
-            or (status = 'completed' and completion_failure = '[409] killed'
-              and modified_at > now() - {sql_interval(recent_kill)}))))
-      where place <= {MAX_LISTED}"""
+  with waiting as ({WAITING_SQL}), found as (
+    select {_COLUMNS}, substr(coalesce(last_failure, ''), 1, {_MAX_REASON}) as reason,
+      coalesce(last_failure_error_code, '') as error_code,
+      case when status = 'running' and not {failing_sql(retries)} then 'hanging' else 'backing_off' end as condition
+    from sys_invocation where {these} and ({failing_sql(retries)} or {hanging_sql(hanging_limit)}
+      or (status = 'ready' and id in (select id from waiting where num_errors >= {retries}))))
+  {_RANKED}"""
 
 
-def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:
-    """Return the snapshot that the rows of `conditions_sql` describe."""
+def snapshot_of(rows: Iterable[Mapping[str, Any]], *, excluded_service: str = "") -> Snapshot:
+    """Return the snapshot that the rows of the queries for conditions describe.
+
+    Args:
+        rows: The rows.
+        excluded_service: A service to ignore.
+    """
     snapshot = Snapshot()
     for row in rows:
+        if row["service"] == excluded_service or row["condition"] == FAILED:
+            continue
         alert = Alert(
             id=f"{row['condition']}/{row['id']}",
             condition=Condition(row["condition"]),

@@ -7,9 +7,10 @@ repeats a request only if its response was lost.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import restate
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
@@ -25,15 +26,19 @@ from perdure.alerts.conditions import (
     Condition,
     PauseFailure,
     Snapshot,
+    attempt_conditions_sql,
+    attempts_sql,
     compare,
-    conditions_sql,
     pause_failure,
     snapshot_of,
+    stored_conditions_sql,
 )
 from perdure.alerts.webhook import post_alert
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.attempts import last_failures
+from perdure.engine.polling import Pace
 from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
 from perdure.idempotency import digest_key
@@ -67,9 +72,10 @@ _MAX_MISSED_SCANS = 3
 _MAX_RESOLVED = 200
 _RESOLVED_RETENTION = timedelta(days=1)
 _SEND_FOR = timedelta(days=1)
+_FAILURES_OVERLAP = timedelta(minutes=2)
 _STATE_SQL = (
     "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    f"where service_name = '{ALERTS}' and service_key = '{ALERTS_KEY}'"
+    f"where service_name = '{ALERTS}' and scope is null and service_key = '{ALERTS_KEY}'"
 )
 
 
@@ -108,12 +114,49 @@ async def take_snapshot(
     excluded_service: str = ALERT_DISPATCHER,
     hanging_limit: timedelta = HANGING_LIMIT,
 ) -> Snapshot:
-    """Return the current conditions; see `perdure.alerts.conditions.conditions_sql` for the arguments.
+    """Return the current conditions.
+
+    Args:
+        admin: The engine.
+        retries: Number of failed attempts that is a condition.
+        recent_kill: How long a kill is a condition.
+        excluded_service: A service to ignore.
+        hanging_limit: How long an attempt may run without progress.
 
     Raises:
-        EngineError: The engine does not answer, or refuses the query.
+        EngineError: The engine does not answer, or refuses a query.
     """
-    return snapshot_of(await admin.query(conditions_sql(retries, recent_kill, excluded_service, hanging_limit)))
+    stored = await admin.query(stored_conditions_sql(recent_kill))
+    attempts = await attempt_conditions(admin, retries, hanging_limit)
+    return snapshot_of([*stored, *attempts], excluded_service=excluded_service)
+
+
+async def attempt_conditions(
+    admin: AdminClient, retries: int, hanging_limit: timedelta = HANGING_LIMIT
+) -> list[dict[str, Any]]:
+    """Return rows for invocations that fail repeatedly or hang, see `perdure.alerts.conditions.snapshot_of`.
+
+    Its cost follows the number of such invocations, not the history.
+
+    Args:
+        admin: The engine.
+        retries: Number of failed attempts that is a condition.
+        hanging_limit: How long an attempt may run without progress.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses a query.
+    """
+    ids = [row["id"] for row in await admin.query(attempts_sql(retries, hanging_limit))]
+    rows = await admin.query(attempt_conditions_sql(retries, hanging_limit, ids)) if ids else []
+    waiting = await last_failures(admin, [row["id"] for row in rows if not row["reason"] and not _hangs(row)])
+    return [
+        {**row, "reason": waiting[row["id"]][0], "error_code": waiting[row["id"]][1]} if row["id"] in waiting else row
+        for row in rows
+    ]
+
+
+def _hangs(row: Mapping[str, Any]) -> bool:
+    return bool(row["condition"] == Condition.HANGING)
 
 
 async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
@@ -150,6 +193,36 @@ async def add_pause_reasons(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
         for each in snapshot.alerts
     ]
     return snapshot.model_copy(update={"alerts": alerts})
+
+
+class StoredConditions:
+    """Reads paused, killed and failed invocations, not more often than a share of a core permits.
+
+    Args:
+        share: The share of a core.
+        failing_services: See `perdure.alerts.conditions.stored_conditions_sql`.
+    """
+
+    def __init__(self, share: float, failing_services: Collection[str]) -> None:
+        self.pace = Pace(share)
+        self._failing_services = failing_services
+        self._rows: list[dict[str, Any]] = []
+        self._read_at: float | None = None
+
+    async def read(self, admin: AdminClient) -> list[dict[str, Any]]:
+        """Return the rows of the last query, or of a new one that is due.
+
+        Raises:
+            EngineError: The engine does not answer, or refuses the query.
+        """
+        if self.pace.is_due:
+            now = time.monotonic()
+            missed = timedelta(0) if self._read_at is None else timedelta(seconds=now - self._read_at)
+            sql = stored_conditions_sql(RECENT_KILL, missed + _FAILURES_OVERLAP, self._failing_services)
+            with self.pace.measured():
+                self._rows = await admin.query(sql)
+            self._read_at = now
+        return self._rows
 
 
 class Alerts:
@@ -200,13 +273,21 @@ class Alerts:
         """Return the services to serve."""
         return [self.definition, self._dispatcher]
 
-    async def fingerprint(self, admin: AdminClient) -> frozenset[str]:
+    async def fingerprint(self, admin: AdminClient, stored: Sequence[Mapping[str, Any]]) -> frozenset[str]:
         """Return a value that changes with the current conditions; then a scan is due.
+
+        Args:
+            admin: The engine.
+            stored: The rows of `perdure.alerts.conditions.stored_conditions_sql`.
 
         Raises:
             EngineError: The engine does not answer, or refuses the query.
         """
-        return (await self._conditions(admin)).fingerprint()
+        attempts = await attempt_conditions(admin, self._retries, self._hanging_limit)
+        failing = {row["id"] for row in attempts}
+        rows = [*attempts, *(row for row in stored if row["id"] not in failing)]
+        found = snapshot_of(rows, excluded_service=ALERT_DISPATCHER)
+        return (await self._with_more(admin, found)).fingerprint()
 
     async def scan(self, ctx: restate.ObjectContext) -> int:
         """Notify of new and resolved alerts; return the number of open ones.
@@ -275,10 +356,10 @@ class Alerts:
 
     async def _snapshot(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
-            return await add_pause_reasons(admin, await self._conditions(admin))
+            found = await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
+            return await add_pause_reasons(admin, await self._with_more(admin, found))
 
-    async def _conditions(self, admin: AdminClient) -> Snapshot:
-        found = await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
+    async def _with_more(self, admin: AdminClient, found: Snapshot) -> Snapshot:
         if self._more_conditions is None:
             return found
         others = await self._more_conditions(admin)

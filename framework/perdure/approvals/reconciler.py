@@ -39,7 +39,7 @@ from perdure.approvals.targets import leave_approval, repair_approval
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import Poller
+from perdure.engine.polling import Pace, Poller
 from perdure.errors import Acceptance, ConfigurationError, IngressError, InvocationNotFound, UnreadableValue
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
@@ -51,6 +51,11 @@ from perdure.targets import KeyedTarget, Target
 log = get_logger("perdure.approvals.reconciler")
 
 _KEY: Final = "all"
+# Shares of a core, see `perdure.saga.reconciler`.
+_SHARE: Final = 0.003
+_GAUGES_SHARE: Final = 0.001
+_WORK_SHARE: Final = 0.2
+_FREE: Final = timedelta(milliseconds=50)
 _ANY_HANDLER: Final = Target("any", "any", None, None)
 
 
@@ -193,6 +198,13 @@ class ApprovalReconciler:
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         handler(self.definition, "exclusive", ingress_private=False)(self.reconcile)
+        self._begin()
+
+    def _begin(self) -> None:
+        # The queries read the state of all objects and workflows.
+        self._pace, self._gauges_pace = Pace(_SHARE, free=_FREE), Pace(_GAUGES_SHARE, free=_FREE)
+        self._has_orphans = False
+        self._samples: list[Sample] = []
 
     def definitions(self) -> list[Definition]:
         """Return the definitions to serve."""
@@ -202,6 +214,7 @@ class ApprovalReconciler:
     async def watching(self) -> AsyncIterator[None]:
         """Scan at once and at the interval while the context is entered."""
         config = self._config
+        self._begin()
         watch = Poller(
             "approvals.reconciler",
             log,
@@ -210,15 +223,25 @@ class ApprovalReconciler:
             config.interval,
             config.codec,
             GaugeCollector("approvals", OPEN_APPROVALS, OLDEST_APPROVAL, OVERDUE_APPROVALS),
-            count_approvals,
+            self._sample,
             self._scan,
         )
         async with watch.watching():
             yield
 
     async def _scan(self, admin: AdminClient, ingress: IngressClient) -> None:
-        if await find_orphans(admin, self._config.grace):
+        if not (self._pace.is_due_for(_WORK_SHARE) if self._has_orphans else self._pace.is_due):
+            return
+        with self._pace.measured():
+            self._has_orphans = bool(await find_orphans(admin, self._config.grace))
+        if self._has_orphans:
             await ingress.call(_reconcile, key=_KEY)
+
+    async def _sample(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+        if self._gauges_pace.is_due:
+            with self._gauges_pace.measured():
+                self._samples = await count_approvals(admin, codec)
+        return self._samples
 
     async def reconcile(self, ctx: restate.ObjectContext) -> ReconcileReport:
         """Repair all orphans."""

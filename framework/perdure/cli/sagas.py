@@ -19,12 +19,13 @@ from perdure.cli.options import (
     AdminOption,
     IngressOption,
     JsonOption,
+    parse_duration,
     query_engine,
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.saga.queries import ALL_PHASES, OPEN_PHASES, list_sagas
-from perdure.saga.schema import SAGA_HELD_STEPS, held_mark_key, held_marks_sql, held_step_id
+from perdure.saga.schema import SAGA_HELD_STEPS, held_mark_key, held_marks_sql, held_step_id, of_key_sql
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
@@ -50,18 +51,25 @@ def list_(
         typer.Option(show_choices=False, help=f"One of {', '.join(ALL_PHASES)}; default: all open ones."),
     ] = None,
     service: Annotated[str | None, typer.Option(help="Filter by service.")] = None,
+    since: Annotated[
+        str, typer.Option(help="Only ended sagas that started within this time, such as 8h or 7d.")
+    ] = "1d",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of sagas.")] = 50,
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """List open sagas, oldest first."""
+    """List open sagas, or with --phase, sagas of the last day, oldest first."""
     phases = OPEN_PHASES if phase is None else (phase,)
-    sagas = query_engine(admin, lambda engine: list_sagas(engine, phases=phases, service=service, limit=limit))
+    window = parse_duration("--since", since)
+    sagas = query_engine(
+        admin, lambda engine: list_sagas(engine, phases=phases, service=service, since=window, limit=limit)
+    )
     if as_json:
         console.print_model(sagas)
         return
     if not sagas.items:
-        console.say("No matching sagas." if phase or service else "No open sagas.")
+        ended = f" that started within {since}; for older ones: --since" if phase and phase not in OPEN_PHASES else ""
+        console.say(f"No matching sagas{ended}." if phase or service else "No open sagas.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("saga", "service", "phase", "started", "failure"):
@@ -112,7 +120,7 @@ async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
     """Return a line for each invocation, held step or approval that the saga waits for, with the action to take."""
     if saga.ended_at is not None:
         return []
-    own = f"target_service_name = {sql_text(saga.service)} and target_service_key = {sql_text(saga.key)}"
+    own = f"target_service_name = {sql_text(saga.service)} and {of_key_sql(saga.key, column='target_service_key')}"
     itself = f"(select id from sys_invocation_status where {own} and target_handler_name = 'run')"  # noqa: S608 - quoted
     rows = await engine.query(
         "select id, target from sys_invocation_status where status = 'paused' "  # noqa: S608 - quoted

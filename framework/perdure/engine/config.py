@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +13,14 @@ from perdure._runtime.checks import check_types
 
 LOOPBACK: Final = "127.0.0.1"
 """The only address that the engine listens on, since ingress and admin API have no authentication."""
+
+VQUEUES_VARIABLE: Final = "PERDURE_ENGINE_VQUEUES"
+"""Environment variable that turns on what Restate 1.8 enables by default, see `EngineConfig`."""
+
+_VQUEUES: Final = {
+    "RESTATE_EXPERIMENTAL_ENABLE_VQUEUES": "true",
+    "RESTATE_EXPERIMENTAL_ENABLE_PROTOCOL_V7": "true",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,9 @@ class EngineConfig:
         shutdown_timeout: The time limit for flushing data on stop.
         rocksdb_memory: The size of caches and buffers in bytes (2 GiB).
         identity_key_file: The private key that signs requests to services (unsigned), see `perdure keys new`.
+        vqueues: Whether the scheduler with virtual queues and the service protocol 7 are on, as in Restate 1.8. Data of
+            such an engine cannot be used without them. By default as the environment variable
+            ``PERDURE_ENGINE_VQUEUES`` says, otherwise the configuration file.
         config_file: A configuration file of restate-server (TOML), which the settings above override.
         extra: Further environment variables of the server, such as
             ``{"RESTATE_TRACING_ENDPOINT": "http://127.0.0.1:4317"}``. They override all other settings.
@@ -54,6 +66,7 @@ class EngineConfig:
     shutdown_timeout: timedelta = timedelta(seconds=10)
     rocksdb_memory: int | None = None
     identity_key_file: Path | None = None
+    vqueues: bool | None = None
     config_file: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,6 +127,8 @@ class EngineConfig:
         }
         if self.sockets:
             variables["RESTATE_INGRESS__LISTEN_MODE"] = variables["RESTATE_ADMIN__LISTEN_MODE"] = "unix"
+        if self.vqueues if self.vqueues is not None else os.environ.get(VQUEUES_VARIABLE) == "true":
+            variables |= _VQUEUES
         if self.config_file is not None:
             variables["RESTATE_CONFIG"] = str(self.config_file.resolve())
         if self.partitions is not None:

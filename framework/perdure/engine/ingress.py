@@ -15,7 +15,13 @@ from perdure._runtime.serdes import serde_for, type_of
 from perdure._runtime.time_scale import scaled
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
-from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
+from perdure.engine.ingress_requests import (
+    IngressRequests,
+    check_header,
+    handler_path,
+    invocation_address,
+    parse_output,
+)
 from perdure.engine.starting import REGISTRATION_TIMEOUT
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
@@ -375,11 +381,11 @@ class IngressClient:
         Raises:
             InvocationNotFound: There is no such invocation, or its retention has ended.
             IngressError: The invocation failed with a terminal error (its status), or the ingress did not respond.
-            InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
+            InvalidInput: The idempotency key is empty or too long, or the invocation is not identified.
         """
         target = target_of(handler)
-        path = invocation_path(target, key, idempotency_key, invocation_id)
-        response = await self._requests.attach(path, timeout=timeout)
+        address = invocation_address(target, key, idempotency_key, invocation_id)
+        response = await self._requests.attach(address, timeout=timeout)
         return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
@@ -414,11 +420,11 @@ class IngressClient:
             NotReady: The invocation has not ended.
             InvocationNotFound: There is no such invocation, or its retention has ended.
             IngressError: The invocation failed with a terminal error (its status), or the ingress did not respond.
-            InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
+            InvalidInput: The idempotency key is empty or too long, or the invocation is not identified.
         """
         target = target_of(handler)
-        path = invocation_path(target, key, idempotency_key, invocation_id) + "/output"
-        response = await self._requests.send("GET", path, repeatable=True)
+        address = invocation_address(target, key, idempotency_key, invocation_id)
+        response = await self._requests.output(address)
         return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     async def cancel(self, invocation_id: str) -> None:
@@ -485,7 +491,7 @@ class IngressClient:
             raise InvalidInput(f"a signed call must begin within {CALL_START_WINDOW}: the delay {delay} is too long")
         query = "" if delay is None else f"?delay={max(0, round(scaled(delay).total_seconds() * 1000))}ms"
         response = await self._post(
-            f"{handler_path(target, key)}/send{query}",
+            handler_path(target, key, "send") + query,
             target,
             key,
             body,

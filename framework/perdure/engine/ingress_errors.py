@@ -15,7 +15,15 @@ from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import Acceptance, AlreadyStarted, IngressError, InvocationNotFound, NotReady, NotRegistered
 from perdure.idempotency import KEY_IS_USED_ONCE
 
+READS: Final = "perdure.reads"
+"""Extension of a request that reads a result, although its method is POST."""
+
 _NOT_READY: Final = 470
+
+
+def is_read(request: httpx.Request) -> bool:
+    """Return whether a request reads a result instead of starting something."""
+    return request.method == "GET" or bool(request.extensions.get(READS))
 
 
 def response_error(response: httpx.Response) -> IngressError:
@@ -26,7 +34,7 @@ def response_error(response: httpx.Response) -> IngressError:
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
     fields = body.get("metadata")
     metadata = {str(name): str(value) for name, value in fields.items()} if isinstance(fields, dict) else {}
-    status, reads = response.status_code, response.request.method == "GET"
+    status, reads = response.status_code, is_read(response.request)
     kind, acceptance = IngressError, Acceptance.UNKNOWN
     if (proxy := proxy_response(response)) is not None:
         if proxy in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME):

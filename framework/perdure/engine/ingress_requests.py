@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
@@ -26,7 +27,7 @@ from perdure._runtime.message_sizes import check_message
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.retry_after import retry_after
 from perdure._runtime.serdes import serde_for
-from perdure.engine.ingress_errors import may_be_unknown, response_error
+from perdure.engine.ingress_errors import READS, is_read, may_be_unknown, response_error
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.engine.starting import start_delays
 from perdure.errors import Acceptance, IngressError, InvalidInput, NotReady, NotRegistered, UnreadableValue
@@ -37,8 +38,6 @@ from perdure.targets import Target, check_key
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _CONNECT_TIMEOUT = 5.0
 _INVOCATION_ID = "x-restate-id"
-# Characters of a path segment that need no quoting. The ingress does not decode idempotency keys in paths.
-_UNQUOTED = "!$&'()*+,;=:@"
 
 
 class IngressRequests:
@@ -94,6 +93,7 @@ class IngressRequests:
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
         repeatable: bool,
+        reads: bool = False,
     ) -> httpx.Response:
         """Send a request, with retries where they are safe.
 
@@ -105,6 +105,7 @@ class IngressRequests:
             headers: Further headers. Those of the client win.
             timeout: The time limit of each attempt; that of the client by default.
             repeatable: Whether the request is idempotent.
+            reads: Whether the request reads a result instead of starting something.
 
         Raises:
             NotRegistered: The handler is not registered, after `registration_timeout`.
@@ -116,7 +117,12 @@ class IngressRequests:
             check_message(f"the body of {method} {path}", len(body))
             sent["content-type"] = content_type
         request = self._http.build_request(
-            method, self.url + path, content=body, headers=sent, **({} if timeout is None else _timeout(timeout))
+            method,
+            self.url + path,
+            content=body,
+            headers=sent,
+            extensions={READS: reads},
+            **({} if timeout is None else _timeout(timeout)),
         )
         failures, is_unknown = 0, False
         start = start_delays(self._registration_timeout)
@@ -150,14 +156,14 @@ class IngressRequests:
         error.args = (error.message,)
         return error
 
-    async def attach(self, path: str, *, timeout: timedelta | None = None) -> httpx.Response:
+    async def attach(self, address: InvocationAddress, *, timeout: timedelta | None = None) -> httpx.Response:
         """Wait for the result of an invocation.
 
         The ingress answers an attach to an unknown invocation like a handler that fails with 404 and without metadata.
         Only a request for the output distinguishes them.
 
         Args:
-            path: The quoted path of the invocation.
+            address: The invocation.
             timeout: The time limit of each attempt; that of the client by default.
 
         Raises:
@@ -166,19 +172,37 @@ class IngressRequests:
         """
         while True:
             try:
-                return await self.send("GET", f"{path}/attach", timeout=timeout, repeatable=True)
+                return await self._read("attach", address, timeout)
             except IngressError as error:
                 if not may_be_unknown(error):
                     raise
             try:
-                return await self.send("GET", f"{path}/output", timeout=timeout, repeatable=True)
+                return await self.output(address, timeout=timeout)
             except NotReady:  # the invocation was accepted after the attach
                 await asyncio.sleep(self._retry.delay_after(1).total_seconds())
+
+    async def output(self, address: InvocationAddress, *, timeout: timedelta | None = None) -> httpx.Response:
+        """Return the result of an invocation without waiting for it.
+
+        Args:
+            address: The invocation.
+            timeout: The time limit of each attempt; that of the client by default.
+
+        Raises:
+            NotReady: The invocation has not ended.
+            InvocationNotFound: There is no such invocation.
+            IngressError: The invocation failed, or there was no response.
+        """
+        return await self._read("output", address, timeout)
+
+    async def _read(self, verb: str, address: InvocationAddress, timeout: timedelta | None) -> httpx.Response:
+        path = f"/restate/{verb}{address.segment}"
+        return await self.send(address.method, path, body=address.body, timeout=timeout, repeatable=True, reads=True)
 
     async def _attempt(self, request: httpx.Request) -> httpx.Response | _Failure:
         name = f"{request.method} {request.url.raw_path.decode()}"
         # A connection error proves that a request was not sent, but a read learns nothing about the invocation.
-        unsent = Acceptance.UNKNOWN if request.method == "GET" else Acceptance.NOT_ACCEPTED
+        unsent = Acceptance.UNKNOWN if is_read(request) else Acceptance.NOT_ACCEPTED
         try:
             response = await self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -232,27 +256,52 @@ def _timeout(limit: timedelta) -> dict[str, Any]:
     return {"timeout": httpx.Timeout(limit.total_seconds(), connect=_CONNECT_TIMEOUT)}
 
 
-def handler_path(target: Target[Any, Any, Any], key: str | None) -> str:
+def handler_path(target: Target[Any, Any, Any], key: str | None, verb: Literal["call", "send"] = "call") -> str:
     """Return the path of a handler. Raises InvalidInput if its key is missing or empty."""
     key = check_key(target, key)
     middle = "" if key is None else f"/{path_segment(key)}"
-    return f"/{path_segment(target.service)}{middle}/{target.handler}"
+    return f"/restate/{verb}/{path_segment(target.service)}{middle}/{target.handler}"
 
 
-def invocation_path(
+@dataclass(frozen=True)
+class InvocationAddress:
+    """What identifies an invocation in a request for its result.
+
+    Args:
+        method: The HTTP method.
+        segment: The invocation's ID as a path segment with a slash; empty if the body identifies the invocation.
+        body: The body.
+    """
+
+    method: str
+    segment: str = ""
+    body: bytes | None = None
+
+
+def invocation_address(
     target: Target[Any, Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
-) -> str:
-    """Return the path of an invocation, given its ID, its idempotency key, or the workflow's key."""
+) -> InvocationAddress:
+    """Return the address of an invocation, given its ID, its idempotency key, or the workflow's key."""
     if invocation_id is not None:
-        return f"/restate/invocation/{path_segment(invocation_id)}"
+        return InvocationAddress("GET", f"/{path_segment(invocation_id)}")
+    fields: dict[str, str | None]
     if idempotency_key is not None:
-        return f"/restate/invocation{handler_path(target, key)}/{_literal(check_idempotency_key(idempotency_key))}"
-    if key:
-        return f"/restate/workflow/{path_segment(target.service)}/{path_segment(key)}"
-    raise InvalidInput(
-        f"{target}: pass the invocation_id, the idempotency_key, or the key of a workflow",
-        metadata={"field": "invocation_id"},
-    )
+        fields = {
+            "target": "idempotentInvocation",
+            "service": target.service,
+            "handler": target.handler,
+            "idempotencyKey": check_idempotency_key(idempotency_key),
+        }
+        if (checked := check_key(target, key)) is not None:
+            fields["key"] = checked
+    elif key:
+        fields = {"target": "workflow", "workflowName": target.service, "workflowKey": key}
+    else:
+        raise InvalidInput(
+            f"{target}: pass the invocation_id, the idempotency_key, or the key of a workflow",
+            metadata={"field": "invocation_id"},
+        )
+    return InvocationAddress("POST", body=json.dumps(fields).encode())
 
 
 def path_segment(text: str) -> str:
@@ -260,16 +309,6 @@ def path_segment(text: str) -> str:
     quoted = quote(text, safe="")
     # HTTP clients resolve dot segments, so the request would reach another handler.
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
-
-
-def _literal(idempotency_key: str) -> str:
-    if quote(idempotency_key, safe=_UNQUOTED) != idempotency_key or idempotency_key in (".", ".."):
-        raise InvalidInput(
-            f"idempotency key {idempotency_key!r}: the ingress finds an invocation only by a key of letters, digits "
-            f"and -._~{_UNQUOTED}; attach with the invocation_id that send returned",
-            metadata={"field": "idempotency_key"},
-        )
-    return idempotency_key
 
 
 def check_header(value: str, name: str) -> str:

@@ -6,8 +6,10 @@ The process may die at any moment, so a scan leaves the work to a durable handle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -23,9 +25,57 @@ from perdure.observability.gauge_collector import GaugeCollector, Sample
 _CALL_TIMEOUT: Final = timedelta(minutes=3)
 _START_INTERVAL: Final = timedelta(seconds=1)
 _FAILURES_AT_START: Final = 5
+_DURATIONS: Final = 5
 
 Sampler = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
 Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
+
+
+class Pace:
+    """Limits repeated queries to a share of a core, whatever the number of rows that the engine reads for them.
+
+    The shortest of the last durations counts, since other load on the machine delays a query and costs nothing.
+
+    Args:
+        share: The share of one core.
+        interval: Minimum time between two of them.
+        free: Duration of the queries on an empty platform, which does not count.
+    """
+
+    def __init__(
+        self, share: float, interval: timedelta = timedelta(0), free: timedelta = timedelta(milliseconds=20)
+    ) -> None:
+        self._free = free.total_seconds()
+        self._share = share
+        self._interval = interval.total_seconds()
+        self._durations: deque[float] = deque(maxlen=_DURATIONS)
+        self._end: float | None = None
+
+    @property
+    def duration(self) -> timedelta:
+        """The time that the queries take; 0 before the first."""
+        return timedelta(seconds=min(self._durations, default=0.0))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the queries may run."""
+        return self._is_due(self._share, self._interval)
+
+    def is_due_for(self, share: float) -> bool:
+        """Return whether the queries may run if there is work for them, which permits another share and no interval."""
+        return self._is_due(share, 0.0)
+
+    def _is_due(self, share: float, interval: float) -> bool:
+        pause = max(interval, (self.duration.total_seconds() - self._free) / share)
+        return self._end is None or time.monotonic() >= self._end + pause
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure the queries in a block. If they fail, they may run again at once."""
+        begin = time.monotonic()
+        yield
+        self._end = time.monotonic()
+        self._durations.append(self._end - begin)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from perdure._runtime.places import ValueCodec
-from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, failing_sql, hanging_sql
+from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, Condition, stored_conditions_sql
+from perdure.alerts.service import StoredConditions, attempt_conditions
 from perdure.engine.admin import AdminClient
+from perdure.engine.polling import Pace
 from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
 from perdure.observability.logging import get_logger
@@ -27,27 +29,19 @@ from perdure.observability.metrics import (
 )
 from perdure.saga.held_step_monitoring import sample_held_steps
 from perdure.saga.messages import DeadLetter
-from perdure.saga.schema import DEAD_LETTERS_SQL, SAGAS_SQL
+from perdure.saga.queries import open_sagas_sql
+from perdure.saga.schema import DEAD_LETTERS_SQL
 from perdure.saga.status import SagaPhase
 
 log = get_logger("perdure.saga.gauges")
 
-_MAX_PAUSE: Final = timedelta(minutes=1)
+_OPEN_SHARE: Final = 0.003
+"""Share of a core for the query that reads the history of all sagas."""
 
 # Sagas that need attention are counted by their dead letters.
-_OPEN_SQL: Final = f"""{SAGAS_SQL}
+_OPEN_SQL: Final = f"""
     select service, phase, count(*) as number, min(started_at) as oldest from sagas
     where phase in ('running', 'paused', 'compensating', '{SagaPhase.ORPHANED}') group by service, phase"""
-
-
-def _stuck_sql(hanging_limit: timedelta) -> str:
-    failing = failing_sql(STUCK_RETRIES)
-    return f"""
-    select service, status, count(*) as number, min(created_at) as oldest from (
-      select target_service_name as service, created_at,
-        case when status = 'paused' then 'paused' when {failing} then 'backing_off' else 'hanging' end as status
-      from sys_invocation where status = 'paused' or {failing} or {hanging_sql(hanging_limit)})
-    group by service, status"""
 
 
 def saga_gauges() -> GaugeCollector:
@@ -57,27 +51,26 @@ def saga_gauges() -> GaugeCollector:
 
 
 class SagaSampler:
-    """Samples the sagas, and repeats the last samples for fifty times the duration of their queries.
-
-    The queries read the history of all sagas, and must not take more than 2 % of a core.
+    """Samples the sagas. The number of open ones is of the last query that its share of a core permitted.
 
     Args:
+        stored: Reads paused invocations.
         hanging_limit: See `sample_sagas`.
     """
 
-    def __init__(self, hanging_limit: timedelta = HANGING_LIMIT) -> None:
+    def __init__(self, stored: StoredConditions, hanging_limit: timedelta = HANGING_LIMIT) -> None:
+        self._stored = stored
         self._hanging_limit = hanging_limit
-        self._samples: list[Sample] = []
-        self._next = 0.0
+        self._pace = Pace(_OPEN_SHARE)
+        self._open: list[dict[str, Any]] = []
 
     async def __call__(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
         """Return samples; see `sample_sagas`."""
-        begin = time.monotonic()
-        if begin >= self._next:
-            self._samples = await sample_sagas(admin, codec, self._hanging_limit)
-            end = time.monotonic()
-            self._next = end + min(_MAX_PAUSE.total_seconds(), 50 * (end - begin))
-        return self._samples
+        if self._pace.is_due:
+            with self._pace.measured():
+                self._open = await _count_open(admin)
+        stored = await self._stored.read(admin)
+        return await _sample(admin, codec, self._open, stored, self._hanging_limit)
 
 
 async def sample_sagas(
@@ -93,14 +86,34 @@ async def sample_sagas(
     Raises:
         EngineError: The engine does not answer, or refuses a query.
     """
+    stored = await admin.query(stored_conditions_sql(timedelta(0)))
+    return await _sample(admin, codec, await _count_open(admin), stored, hanging_limit)
+
+
+async def _count_open(admin: AdminClient) -> list[dict[str, Any]]:
+    return await admin.query(await open_sagas_sql(admin.query) + _OPEN_SQL)
+
+
+async def _sample(
+    admin: AdminClient,
+    codec: ValueCodec | None,
+    open_sagas: Iterable[Mapping[str, Any]],
+    stored: Iterable[Mapping[str, Any]],
+    hanging_limit: timedelta,
+) -> list[Sample]:
     now = datetime.now(UTC)
     samples: list[Sample] = []
-    for row in await admin.query(_OPEN_SQL):
+    for row in open_sagas:
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
         samples.append((OLDEST_SAGA, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    for row in await admin.query(_stuck_sql(hanging_limit)):
-        labels = {"service": row["service"], "status": row["status"]}
+    paused = (row for row in stored if row["condition"] == Condition.PAUSED)
+    stuck = {
+        (row["service"], row["condition"]): row
+        for row in (*paused, *await attempt_conditions(admin, STUCK_RETRIES, hanging_limit))
+    }
+    for (service, condition), row in stuck.items():
+        labels = {"service": service, "status": condition}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
     return [*samples, *await _sample_dead_letters(admin, codec, now), *await sample_held_steps(admin, now)]

@@ -12,7 +12,9 @@ from pydantic import BaseModel, JsonValue
 from perdure._runtime.admin_url import ADMIN_URL_SETTING, admin_url
 from perdure._runtime.outcomes import describe
 from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.attempts import WAITING_SQL, last_failures
 from perdure.observability.logging import get_logger
+from perdure.saga.schema import of_key_sql
 
 log = get_logger(__name__)
 
@@ -52,28 +54,36 @@ async def retried_invocations(
         compensations: Invocation IDs of the running compensations.
     """
     # The engine holds the failing invocations in memory. The tables of all invocations are read only if there are some.
-    if not await admin.query("select id from sys_invocation_state where last_failure is not null limit 1"):
+    failing = "select id from sys_invocation_state where last_failure is not null"
+    if not await admin.query(f"({failing} limit 1) union all (select id from ({WAITING_SQL}) limit 1)"):
         return []
     own = (
         f"select id from sys_invocation_status where target_service_name = {sql_text(service)} "
-        f"and target_service_key = {sql_text(key)} and target_handler_name = 'run'"
+        f"and {of_key_sql(key, column='target_service_key')} and target_handler_name = 'run'"
     )
     ids = "".join(f" union all select {sql_text(each)} as id" for each in compensations if each is not None)
     rows = await admin.query(
-        f"with own as ({own}{ids}) select id, target, retry_count, last_failure, next_retry_at from sys_invocation "
-        "where status not in ('completed', 'paused') and last_failure is not null "
-        "and (id in (select id from own) or invoked_by_id in (select id from own)) order by id"
+        f"with own as ({own}{ids}), waiting as ({WAITING_SQL}) select i.id as id, i.target as target, "
+        "coalesce(i.retry_count, w.num_errors) as retry_count, i.last_failure as last_failure, "
+        "coalesce(i.next_retry_at, w.run_at) as next_retry_at from sys_invocation i left join waiting w on w.id = i.id "
+        "where i.status not in ('completed', 'paused') and (i.last_failure is not null or w.id is not null) "
+        "and (i.id in (select id from own) or i.invoked_by_id in (select id from own)) order by i.id"
     )
+    waiting = await last_failures(admin, [row["id"] for row in rows if not row.get("last_failure")])
     return [
         RetriedInvocation(
             id=row["id"],
             target=row["target"],
             attempts=row["retry_count"],
-            error=" ".join(row["last_failure"].partition("\nTraceback")[0].split())[:MAX_ERROR_LENGTH],
+            error=_shortened(row.get("last_failure") or waiting.get(row["id"], ("", ""))[0]),
             next_attempt_at=row.get("next_retry_at"),
         )
         for row in rows
     ]
+
+
+def _shortened(failure: str) -> str:
+    return " ".join(failure.partition("\nTraceback")[0].split())[:MAX_ERROR_LENGTH]
 
 
 async def retries_for_status(service: str, key: str, compensations: Iterable[str | None] = ()) -> JsonValue:

@@ -449,58 +449,105 @@ ORCHESTRATIONS_SQL: Final = "i.target_service_ty = 'workflow' and i.target_handl
 """Condition that a row ``i`` of ``sys_invocation_status`` is an orchestration."""
 
 
-def _named(prefix: str) -> str:
-    return f"max(case when key like '{prefix}%' then substr(key, {len(prefix) + 1}) end)"
+OPEN_ORCHESTRATIONS_SQL: Final = "(i.status != 'completed' or i.completion_result = 'failure')"
+"""Condition that a row ``i`` of ``sys_invocation_status`` has not completed with success."""
+
+
+def of_key_sql(*keys: str, column: str = "service_key") -> str:
+    """Return the condition that a row belongs to one of some keys, by which the engine reads only their rows.
+
+    The engine computes the partition of a row from its scope, or without one, from its key. Perdure sets no scope. By
+    the key alone, the engine reads the whole table.
+
+    Args:
+        keys: The keys, at most a few hundred.
+        column: The column of the key.
+    """
+    return f"scope is null and {column} in ({', '.join(map(sql_text, keys))})"
 
 
 DEAD_LETTERS_SQL: Final = (
     "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    f"where service_name = '{DEAD_LETTER_INDEX}'"
+    f"where service_name = '{DEAD_LETTER_INDEX}' and {of_key_sql(INDEX_KEY)}"
 )
 
 
 # The phase depends on the engine's row of the orchestration, on the names that the orchestration recorded, and on the
 # phase of its rollback, which is found by the execution's ID. A purged rollback leaves its phase. An execution is
 # orphaned if it was submitted and its rollback never began, or if it ended without closing its saga.
-SAGAS_SQL: Final = f"""
-with records as (
-  select service_name, service_key, {_named(CLOSED_PREFIX)} as closed, {_named(FAILED_KEY)} as failed,
+#
+# The names of most sagas are not read: those that completed have nothing else to tell. The first of the recorded steps
+# stands for all.
+def sagas_sql(condition: str = "true", *, keys: Collection[str] | None = None) -> str:
+    """Return the start of a query: a table ``sagas`` with id, service, key, phase, execution, failure, and times.
+
+    Args:
+        condition: Condition on the row ``i`` of ``sys_invocation_status``. A query without one reads the whole history.
+        keys: The keys of the sagas, if they are known; the engine then reads the names of these alone.
+    """
+    of_keys = "true" if keys is None else of_key_sql(*keys)
+    return f"""
+with names as (
+  select service_name, service_key, key as name from state where {of_keys} and (key = '{step_key(1)}'
+    or key = '{FAILED_KEY}' or key like '{EXECUTION_PREFIX}%'
+    or (key like '{CLOSED_PREFIX}%' and key != '{CLOSED_PREFIX}{SagaPhase.COMPLETED}'))
+  union all select service_name, service_key, key as name from sys_promise
+    where {of_keys} and key like '{EXECUTION_PREFIX}%'
+), orchestrations as (
+  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.completion_failure as failure,
+    i.completion_result as result, i.created_at as started_at, i.completed_at as ended_at, i.modified_at as modified_at,
+    i.status as status, {_named(CLOSED_PREFIX)} as closed, {_named(FAILED_KEY)} as failed,
     {_named(STEP_PREFIX)} as recorded, {_named(EXECUTION_PREFIX)} as execution
-  from (select service_name, service_key, key from state where key like '{SAGA_PREFIX}%'
-    union all select service_name, service_key, key from sys_promise where key like '{EXECUTION_PREFIX}%')
-  group by service_name, service_key
+  from sys_invocation_status i
+  left join names n on n.service_name = i.target_service_name and n.service_key = i.target_service_key
+  where {ORCHESTRATIONS_SQL} and {condition}
+  group by i.id, i.target_service_name, i.target_service_key, i.completion_failure, i.completion_result, i.created_at,
+    i.completed_at, i.modified_at, i.status
 ), rollbacks as (
-  select service_key as execution, {_named(PHASE_PREFIX)} as phase
+  select service_key as execution, max(substr(key, {len(PHASE_PREFIX) + 1})) as phase
   from state where service_name = '{EXECUTION_ROLLBACKS}' and key like '{PHASE_PREFIX}%' group by service_key
 ), sagas as (
-  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.completion_failure as failure,
-    i.created_at as started_at, i.completed_at as ended_at, i.modified_at as modified_at, i.status as status,
-    s.recorded is not null and s.closed is null as unclosed, s.execution as execution,
+  select o.*, o.recorded is not null and o.closed is null as unclosed,
     case
       when r.phase = '{RollbackState.RUNNING}' then '{SagaPhase.COMPENSATING}'
       when r.phase = '{RollbackState.NEEDS_ATTENTION}' then '{SagaPhase.NEEDS_ATTENTION}'
-      when i.status = 'paused' then '{SagaPhase.PAUSED}'
-      when i.status != 'completed' and s.failed is not null then '{SagaPhase.COMPENSATING}'
-      when i.status != 'completed' then '{SagaPhase.RUNNING}'
-      when s.closed = '{SagaPhase.CANCELLED}' and r.phase is not null then '{SagaPhase.CANCELLED}'
+      when o.status = 'paused' then '{SagaPhase.PAUSED}'
+      when o.status != 'completed' and o.failed is not null then '{SagaPhase.COMPENSATING}'
+      when o.status != 'completed' then '{SagaPhase.RUNNING}'
+      when o.closed = '{SagaPhase.CANCELLED}' and r.phase is not null then '{SagaPhase.CANCELLED}'
       when r.phase = '{RollbackState.ROLLED_BACK}' then '{SagaPhase.ROLLED_BACK}'
       when r.phase = '{RollbackState.FINISHED_FORWARD}' then '{SagaPhase.COMPLETED}'
-      when s.execution is not null then '{SagaPhase.ORPHANED}'
-      when i.completion_result = 'success' then '{SagaPhase.COMPLETED}'
-      when s.recorded is not null and s.closed is null then '{SagaPhase.ORPHANED}'
-      when s.closed = '{SagaPhase.CANCELLED}' then '{SagaPhase.CANCELLED}'
+      when o.execution is not null then '{SagaPhase.ORPHANED}'
+      when o.result = 'success' then '{SagaPhase.COMPLETED}'
+      when o.recorded is not null and o.closed is null then '{SagaPhase.ORPHANED}'
+      when o.closed = '{SagaPhase.CANCELLED}' then '{SagaPhase.CANCELLED}'
       else '{SagaPhase.FAILED}' end as phase
-  from sys_invocation_status i
-  left join records s on s.service_name = i.target_service_name and s.service_key = i.target_service_key
-  left join rollbacks r on r.execution = s.execution
-  where {ORCHESTRATIONS_SQL}
+  from orchestrations o left join rollbacks r on r.execution = o.execution
 )
 """
-"""Start of a query: a table ``sagas`` with id, service, key, phase, execution, failure, and times."""
+
+
+def _named(prefix: str) -> str:
+    return f"max(case when n.name like '{prefix}%' then substr(n.name, {len(prefix) + 1}) end)"
+
+
+_ENDED_ROLLBACKS: Final = ", ".join(
+    sql_text(PHASE_PREFIX + state) for state in (RollbackState.ROLLED_BACK, RollbackState.FINISHED_FORWARD)
+)
+
+OPEN_EXECUTIONS_SQL: Final = f"""
+  select e.service_name as service, e.service_key as key from (
+    select service_name, service_key, key from state where key like '{EXECUTION_PREFIX}%'
+    union all select service_name, service_key, key from sys_promise where key like '{EXECUTION_PREFIX}%') e
+  left join (select service_key from state where service_name = '{EXECUTION_ROLLBACKS}' and key like '{PHASE_PREFIX}%'
+    group by service_key having max(key) in ({_ENDED_ROLLBACKS})) r
+  on r.service_key = substr(e.key, {len(EXECUTION_PREFIX) + 1})
+  where r.service_key is null"""
+"""Orchestrations with an execution whose rollback has not ended, or never began."""
 
 
 def _of_saga(service: str, key: str) -> str:
-    return f"service_name = {sql_text(service)} and service_key = {sql_text(key)}"
+    return f"service_name = {sql_text(service)} and {of_key_sql(key)}"
 
 
 def recorded_steps_sql(service: str, key: str) -> str:
@@ -517,6 +564,30 @@ def execution_sql(service: str, key: str) -> str:
     return f"select key from state {marked} union all select key from sys_promise {marked}"
 
 
+def saga_names_sql(keys: Collection[str]) -> str:
+    """Return the query for the names that the orchestrations with some keys recorded, of any service."""
+    return f"""
+      select service_name, service_key, key from state where {of_key_sql(*keys)} and key like '{SAGA_PREFIX}%'
+      union all select service_name, service_key, key from sys_promise
+      where {of_key_sql(*keys)} and key like '{EXECUTION_PREFIX}%'"""
+
+
+def phases_sql(executions: Collection[str]) -> str:
+    """Return the query for the phases of the rollbacks of some executions."""
+    return f"""
+      select service_key, max(substr(key, {len(PHASE_PREFIX) + 1})) as phase from state
+      where service_name = '{EXECUTION_ROLLBACKS}' and {of_key_sql(*executions)} and key like '{PHASE_PREFIX}%'
+      group by service_key"""
+
+
+def open_passes_sql(executions: Collection[str]) -> str:
+    """Return the query for those of some executions whose rollback has a running or scheduled pass."""
+    return f"""
+      select distinct target_service_key as key from sys_invocation_status
+      where target_service_name = '{EXECUTION_ROLLBACKS}' and target_handler_name in ('run', 'resume')
+      and status != 'completed' and {of_key_sql(*executions, column="target_service_key")}"""
+
+
 def times_sql(invocation: str) -> str:
     """Return the query for the start of an orchestration and for its last journal entry."""
     of = f"where id = {sql_text(invocation)}"
@@ -531,7 +602,10 @@ def held_marks_sql(service: str, key: str) -> str:
     return f"select key from state where {_of_saga(service, key)} and key like '{HELD_MARK_PREFIX}%' order by key"
 
 
-HELD_STEPS_SQL: Final = f"select key from state where service_name = '{HELD_STEP_INDEX}' and key like '{HELD_PREFIX}%'"
+HELD_STEPS_SQL: Final = (
+    f"select key from state where service_name = '{HELD_STEP_INDEX}' and {of_key_sql(INDEX_KEY)} "
+    f"and key like '{HELD_PREFIX}%'"
+)
 """Query for the names of all held steps, see `perdure.saga.held_step_names`."""
 
 
@@ -540,27 +614,32 @@ def closed_sql(service: str, key: str) -> str:
     return f"select key from state where {_of_saga(service, key)} and key like '{CLOSED_PREFIX}%'"
 
 
+ROLLBACK_SERVICES: Final = (
+    ROLLBACKS,
+    EXECUTION_ROLLBACKS,
+    ROLLBACK_DISPATCHER,
+    DEAD_LETTER_INDEX,
+    SAGA_HELD_STEPS,
+    HELD_STEP_INDEX,
+)
+"""Services that rollbacks and held steps depend on."""
+
 OrphanKind = Literal["orphaned", "paused", "stalled", "halted"]
 
 
-def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers: Collection[str]) -> list[str]:
+def orphan_queries(
+    grace: timedelta, paused_limit: timedelta | None, dispatchers: Collection[str], sagas: str
+) -> list[str]:
     """Return the queries for orphans, each with a column ``kind``, in the order of their repair.
 
     Args:
         grace: How long an invocation must have ended or made no progress.
         paused_limit: How long an orchestration must have been paused; None disables the check.
         dispatchers: Services whose paused invocations are resumed, apart from those of the rollback.
+        sagas: The table ``sagas``, see `sagas_sql`.
     """
     before = f"now() - {sql_interval(grace)}"
-    services = [
-        ROLLBACKS,
-        EXECUTION_ROLLBACKS,
-        ROLLBACK_DISPATCHER,
-        DEAD_LETTER_INDEX,
-        SAGA_HELD_STEPS,
-        HELD_STEP_INDEX,
-    ]
-    resumed = ", ".join(map(sql_text, [*services, *dispatchers]))
+    resumed = ", ".join(map(sql_text, [*ROLLBACK_SERVICES, *dispatchers]))
     paused = "false"
     if paused_limit is not None:
         paused = f"status = 'paused' and unclosed and modified_at < now() - {sql_interval(paused_limit)}"
@@ -573,7 +652,7 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
       or (i.target_service_ty = 'workflow' and i.target_handler_name = 'roll_back'
       and i.invoked_by_service_name = '{ROLLBACK_DISPATCHER}'))
       and i.status = 'paused' and i.modified_at < {before}""",
-        f"""{SAGAS_SQL}
+        f"""{sagas}
       select case when status = 'paused' then 'paused' else 'orphaned' end as kind, id, service, key,
       started_at as began, case when status = 'paused' then 'paused'
         when execution is not null then 'its rollback never began' else failure end as reason
@@ -586,13 +665,3 @@ def orphan_queries(grace: timedelta, paused_limit: timedelta | None, dispatchers
               and i.target_service_key = s.service_key and i.target_handler_name in ('run', 'resume')
               and (i.status != 'completed' or i.modified_at >= {before}))""",
     ]
-
-
-def suspects_sql(since: timedelta) -> str:
-    """Return the query for a sign of orphans; it reads no history of ended sagas except the failures of a period."""
-    return f"""
-      select id from sys_invocation_status where status = 'paused' or (status = 'completed'
-      and completion_result = 'failure' and target_service_ty = 'workflow'
-      and modified_at > now() - {sql_interval(since)})
-      union all select service_key as id from state where service_name = '{EXECUTION_ROLLBACKS}'
-      and key = '{PHASE_PREFIX}{RollbackState.RUNNING}' limit 1"""

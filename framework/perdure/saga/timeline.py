@@ -28,6 +28,7 @@ from perdure.saga.schema import (
     SAGA_PREFIX,
     StepRecord,
     execution_sql,
+    of_key_sql,
     recorded_steps_sql,
     step_key,
 )
@@ -204,7 +205,8 @@ async def _orchestration(
     rows = await admin.query(
         "select id, target_service_name as service, target_service_key as key, status, completion_result as result, "
         "completion_failure as failure, created_at as started_at, completed_at as ended_at from sys_invocation_status "
-        f"where target_service_ty = 'workflow' and target_handler_name = 'run' and (({named}) or {plain}) {of_service}"
+        f"where {of_key_sql(saga_id, key, column='target_service_key')} and target_service_ty = 'workflow' "
+        f"and target_handler_name = 'run' and (({named}) or {plain}) {of_service}"
     )
     if not rows:
         raise EngineError(

@@ -1,4 +1,4 @@
-"""pytest plugin for tests on a real engine, in three modes.
+"""pytest plugin for tests on a real engine, in three modes, and in a fourth one on the next engine.
 
 Enable it in the ``conftest.py`` of the root test folder:
 
@@ -19,7 +19,8 @@ and use its fixtures:
     async def test_in_one_mode(greeting): ...
 
 A test without the mark runs in the modes of the ini option ``perdure_modes``, by default ``all``. The command-line
-option ``--restate-modes`` replaces the ini option and restricts marked tests to its modes.
+option ``--restate-modes`` replaces the ini option and restricts marked tests to its modes. The mode ``vqueues`` is not
+part of ``all``, and tests that are marked for ``http2`` also run in it.
 
 An async test that uses the engine fails after the ini option ``perdure_timeout`` (60 seconds; 0 for no limit). The
 failure names the invocations that have not ended, with their last failures.
@@ -80,15 +81,19 @@ class RestateServers:
     def __init__(self, install_dir: Path) -> None:
         self.install_dir = install_dir
         self._stack = ExitStack()
-        self._servers: dict[bool, RestateServer] = {}
+        self._servers: dict[Mode, RestateServer] = {}
 
     def for_mode(self, mode: Mode) -> RestateServer:
         """Return the running engine for a mode."""
-        suspending = mode is Mode.ALWAYS_SUSPENDING
-        if suspending not in self._servers:
-            server = RestateServer(install_dir=self.install_dir, always_suspending=suspending)
-            self._servers[suspending] = self._stack.enter_context(server)
-        return self._servers[suspending]
+        kind = Mode.HTTP2 if mode is Mode.REQUEST_RESPONSE else mode  # they differ in the services only
+        if kind not in self._servers:
+            server = RestateServer(
+                install_dir=self.install_dir,
+                always_suspending=kind is Mode.ALWAYS_SUSPENDING,
+                vqueues=True if kind is Mode.VQUEUES else None,
+            )
+            self._servers[kind] = self._stack.enter_context(server)
+        return self._servers[kind]
 
     async def open_invocations(self) -> str:
         """Return the invocations that have not ended, one per line, with their last failures."""
@@ -130,6 +135,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker(_MARK)
     if mark is not None:
         own = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
+        if Mode.HTTP2 in own and Mode.VQUEUES not in own and requested is not None:
+            own.append(Mode.VQUEUES)
         modes = own if requested is None else [mode for mode in own if mode in requested]
     elif requested is not None:
         modes = requested
@@ -251,7 +258,7 @@ def _loop() -> BackgroundLoop:
 def _modes(source: str, names: Sequence[str]) -> list[Mode]:
     stripped = [name.strip() for name in names]
     if stripped == [_ALL]:
-        return list(Mode)
+        return [mode for mode in Mode if mode is not Mode.VQUEUES]
     try:
         return [Mode(name) for name in stripped]
     except ValueError as error:

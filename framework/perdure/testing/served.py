@@ -33,6 +33,8 @@ class Mode(StrEnum):
     """HTTP/1.1; each wait ends the attempt, and the next one replays."""
     ALWAYS_SUSPENDING = "always_suspending"
     """HTTP/2, with a suspension at each wait."""
+    VQUEUES = "vqueues"
+    """HTTP/2, on an engine with the features that Restate 1.8 enables by default: virtual queues and protocol 7."""
 
 
 class ServedApp:

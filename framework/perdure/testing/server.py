@@ -38,6 +38,7 @@ class RestateServer:
         install_dir: The npm folder, used if neither RESTATE_SERVER_BIN nor the PATH has a server.
         always_suspending: Suspend invocations at each wait, which makes every step a replay and reveals code that is
             not deterministic.
+        vqueues: Whether the features are on that Restate 1.8 enables by default, see `EngineConfig`.
         partitions: The number of partitions.
         identity_key_file: The private key that signs requests to services; None for unsigned requests.
         settings: Further environment variables of the server.
@@ -45,6 +46,7 @@ class RestateServer:
 
     install_dir: Path
     always_suspending: bool = False
+    vqueues: bool | None = None
     partitions: int = 1
     identity_key_file: Path | None = None
     settings: Mapping[str, str] | None = None
@@ -118,6 +120,7 @@ class RestateServer:
             node_port=node,
             partitions=self.partitions,
             inactivity_timeout=timedelta(0) if self.always_suspending else None,
+            vqueues=self.vqueues,
             rocksdb_memory=_MEMORY,
             identity_key_file=self.identity_key_file,
             extra={**_TEST_SETTINGS, **(self.settings or {})},

@@ -94,7 +94,7 @@ class Overview(BaseModel):
         oldest_dead_letter: The start of the oldest dead letter.
         inbox: The most urgent approvals for the user.
         letters: The oldest dead letters.
-        sagas: The number of sagas by phase.
+        sagas: The number of open sagas by phase.
         paused: The number of paused invocations.
         backing_off: The number of repeatedly failing invocations.
         oldest_stuck: The age of the oldest of both.

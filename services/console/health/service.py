@@ -126,7 +126,7 @@ async def read_overview(engine: EngineClient, session: Session, now: datetime) -
         _attempt(approvals.count_open(engine), overview),
         _attempt(approvals.inbox(engine, session), overview),
         _attempt(dead_letters.list_page(engine, DeadLetterListRequest(page_size=_OVERVIEW_ITEMS)), overview),
-        _attempt(sagas.count_by_phase(engine), overview),
+        _attempt(sagas.count_open(engine), overview),
         _attempt(invocations.list_stuck(engine), overview),
         _attempt(services.list_deployments(engine), overview),
     )

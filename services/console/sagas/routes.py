@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.queries import ALL_PHASES
+from perdure.saga.queries import ALL_PHASES, HISTORY, OPEN_PHASES
 from perdure.saga.status import SagaPhase
 from services.console.approvals.service import get_open
 from services.console.auth.sessions import Session
@@ -27,6 +28,7 @@ pages = APIRouter(prefix="/sagas")
 
 Search = Annotated[str, Query(max_length=200, description="Part of the key.")]
 ServiceName = Annotated[str | None, Query(max_length=200, alias="service")]
+Days = Annotated[int, Query(ge=1, le=365, description="Only ended sagas that started within these days.")]
 
 
 @api.get("", operation_id="list_sagas")
@@ -36,10 +38,13 @@ async def list_all(
     search: Search = "",
     phase: SagaPhase | None = None,
     service_name: ServiceName = None,
+    days: Days = HISTORY.days,
     page: PageNumber = 1,
 ) -> SagaPage:
     """List sagas, newest first."""
-    return await service.list_page(engine, search=search, phase=phase, service=service_name, number=page)
+    return await service.list_page(
+        engine, search=search, phase=phase, service=service_name, since=timedelta(days=days), number=page
+    )
 
 
 @api.get(
@@ -77,13 +82,16 @@ async def list_page(
     search: Search = "",
     phase: Annotated[str, Query(max_length=40)] = "",
     service_name: ServiceName = None,
+    days: Days = HISTORY.days,
     number: PageQuery = 1,
 ) -> HTMLResponse:
     """Show sagas, newest first."""
     # A form sends an empty text for no choice.
     chosen: SagaPhase | None = next((known for known in ALL_PHASES if known == phase), None)
-    listing = await service.list_page(engine, search=search, phase=chosen, service=service_name or None, number=number)
-    filters = {"search": search, "phase": chosen, "service": service_name}
+    listing = await service.list_page(
+        engine, search=search, phase=chosen, service=service_name or None, since=timedelta(days=days), number=number
+    )
+    filters = {"search": search, "phase": chosen, "service": service_name, "days": days if days != HISTORY.days else 0}
     return await page(
         request,
         session,
@@ -93,6 +101,8 @@ async def list_page(
         filters={name: value for name, value in filters.items() if value},
         search=search,
         phase=chosen,
+        days=days,
+        is_open=chosen in OPEN_PHASES,
     )
 
 

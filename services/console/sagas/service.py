@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from perdure import KeyedTarget, StatusData
-from perdure.engine.admin import failure_message, sql_text
-from perdure.saga.queries import ALL_PHASES, SagaRow
-from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL
+from perdure.engine.admin import failure_message, sql_interval, sql_text
+from perdure.saga.queries import HISTORY, OPEN_PHASES, SagaRow, open_sagas_sql, recent_sagas_sql
+from perdure.saga.schema import ORCHESTRATIONS_SQL, sagas_sql
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline
 from perdure.status import STATUS_KEY
@@ -19,14 +20,6 @@ from services.console.sagas.schemas import Saga, SagaPage
 
 PAGE_SIZE: Final = 50
 
-# Like SAGAS but without phases, which would read the state of every saga.
-_KEYS: Final = f"""
-with sagas as (
-  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
-  from sys_invocation_status i where {ORCHESTRATIONS_SQL}
-)
-"""
-
 
 async def list_page(
     engine: EngineClient,
@@ -34,9 +27,19 @@ async def list_page(
     search: str = "",
     phase: SagaPhase | None = None,
     service: str | None = None,
+    since: timedelta = HISTORY,
     number: int = 1,
 ) -> SagaPage:
-    """Return a page of sagas, newest first; `search` is a part of the key."""
+    """Return a page of sagas, newest first.
+
+    Args:
+        engine: The engine.
+        search: A part of the key.
+        phase: Only this phase.
+        service: Only this service.
+        since: Only sagas that started within this time, or whose orchestration has not ended.
+        number: The number of the page.
+    """
     filters = ["true"]
     if search:
         filters.append(f"strpos(key, {sql_text(search)}) > 0")
@@ -45,7 +48,12 @@ async def list_page(
     if service:
         filters.append(f"service = {sql_text(service)}")
     where = " and ".join(filters)
-    source = SAGAS_SQL if phase else _KEYS
+    if phase is None:
+        source = _ids_sql(since)
+    elif phase in OPEN_PHASES:
+        source = await open_sagas_sql(engine.query)
+    else:
+        source = recent_sagas_sql(since)
     counts = await engine.query(
         f"{source} select service, sum(case when {where} then 1 else 0 end) as matches from sagas "
         "group by service order by service"
@@ -54,10 +62,11 @@ async def list_page(
     pages = max(1, -(-total // PAGE_SIZE))
     order = f"order by started_at desc, id limit {PAGE_SIZE} offset {(min(number, pages) - 1) * PAGE_SIZE}"
     if phase is None:
-        ids = [row["id"] for row in await engine.query(f"{source} select id from sagas where {where} {order}")]
-        where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
+        found = await engine.query(f"{source} select id, key from sagas where {where} {order}")
+        source = sagas_sql(f"i.id in ({_texts(found, 'id')})", keys=[row["key"] for row in found] or None)
+        where, order = "true", "order by started_at desc, id"
     rows = await engine.query(
-        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
+        f"{source} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
     )
     return SagaPage(
         items=[SagaRow.model_validate(row) for row in rows],
@@ -68,11 +77,27 @@ async def list_page(
     )
 
 
-async def count_by_phase(engine: EngineClient) -> dict[str, int]:
-    """Return the number of sagas by phase."""
-    rows = await engine.query(f"{SAGAS_SQL} select phase, count(*) as sagas from sagas group by phase")
+def _texts(rows: list[dict[str, Any]], column: str) -> str:
+    return ", ".join(sql_text(row[column]) for row in rows) or "null"
+
+
+def _ids_sql(since: timedelta) -> str:
+    """Return the table ``sagas`` without phases, which would read the state of every saga."""
+    return f"""
+with sagas as (
+  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
+  from sys_invocation_status i
+  where {ORCHESTRATIONS_SQL} and (i.created_at > now() - {sql_interval(since)} or i.status != 'completed')
+)
+"""
+
+
+async def count_open(engine: EngineClient) -> dict[str, int]:
+    """Return the number of open sagas by phase."""
+    source = await open_sagas_sql(engine.query)
+    rows = await engine.query(f"{source} select phase, count(*) as sagas from sagas group by phase")
     counts = {row["phase"]: row["sagas"] for row in rows}
-    return {phase: counts[phase] for phase in ALL_PHASES if phase in counts}
+    return {phase: counts[phase] for phase in OPEN_PHASES if phase in counts}
 
 
 async def get(engine: EngineClient, saga_id: str, service: str | None = None) -> Saga:

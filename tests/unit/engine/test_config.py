@@ -3,7 +3,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from perdure.engine import EngineConfig
+from perdure.engine.config import VQUEUES_VARIABLE
 
 
 def test_environment_contains_each_setting(tmp_path: Path):
@@ -16,6 +19,7 @@ def test_environment_contains_each_setting(tmp_path: Path):
         inactivity_timeout=timedelta(0),
         rocksdb_memory=5,
         identity_key_file=tmp_path / "engine.pem",
+        vqueues=True,
         config_file=tmp_path / "restate.toml",
     )
 
@@ -36,6 +40,8 @@ def test_environment_contains_each_setting(tmp_path: Path):
         "RESTATE_DEFAULT_NUM_PARTITIONS": "4",
         "RESTATE_WORKER__INVOKER__INACTIVITY_TIMEOUT": "0ms",
         "RESTATE_ROCKSDB_TOTAL_MEMORY_SIZE": "5 B",
+        "RESTATE_EXPERIMENTAL_ENABLE_VQUEUES": "true",
+        "RESTATE_EXPERIMENTAL_ENABLE_PROTOCOL_V7": "true",
         "RESTATE_WORKER__INVOKER__REQUEST_IDENTITY_PRIVATE_KEY_PEM_FILE": str(tmp_path / "engine.pem"),
     }
 
@@ -47,6 +53,14 @@ def test_unset_settings_are_left_to_file(tmp_path: Path):
     assert "RESTATE_WORKER__INVOKER__INACTIVITY_TIMEOUT" not in names
     assert "RESTATE_ROCKSDB_TOTAL_MEMORY_SIZE" not in names
     assert "RESTATE_CONFIG" not in names
+
+
+@pytest.mark.parametrize(("requested", "enabled"), [("true", True), ("", False)])
+def test_variable_turns_on_virtual_queues(monkeypatch, tmp_path, requested, enabled):
+    monkeypatch.setenv(VQUEUES_VARIABLE, requested)
+    name = "RESTATE_EXPERIMENTAL_ENABLE_VQUEUES"
+    assert (name in EngineConfig(data_dir=tmp_path).environment()) is enabled
+    assert name not in EngineConfig(data_dir=tmp_path, vqueues=False).environment()
 
 
 def test_extra_settings_win(tmp_path: Path):

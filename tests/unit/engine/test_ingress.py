@@ -20,7 +20,7 @@ async def test_call_posts_json_and_returns_typed_response():
     async with ingress.client() as client:
         assert await client.call(book, Order(id="é"), key="t1", idempotency_key="k1") == Receipt(text="booked")
     (request,) = ingress.requests
-    assert (request.method, str(request.url)) == ("POST", f"{URL}/Trips/t1/run")
+    assert (request.method, str(request.url)) == ("POST", f"{URL}/restate/call/Trips/t1/run")
     assert json.loads(request.content) == {"id": "é"}
     assert request.headers["content-type"] == "application/json"
     assert request.headers["idempotency-key"] == "k1"
@@ -32,7 +32,7 @@ async def test_handler_without_input_gets_no_body():
     async with ingress.client() as client:
         assert await client.call(ping) is None
     (request,) = ingress.requests
-    assert request.url.raw_path == b"/Trips/ping"
+    assert request.url.raw_path == b"/restate/call/Trips/ping"
     assert request.content == b""
     assert "content-type" not in request.headers
     assert "idempotency-key" not in request.headers
@@ -59,7 +59,7 @@ async def test_send_passes_delay_and_returns_invocation_id(delay, query):
     ingress = Ingress(SENT)
     async with ingress.client() as client:
         assert await client.send(book, Order(id="1"), key="t1", delay=delay) == "inv_1"
-    assert ingress.requests[0].url.raw_path == b"/Trips/t1/run/send" + query
+    assert ingress.requests[0].url.raw_path == b"/restate/send/Trips/t1/run" + query
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,10 @@ async def test_send_passes_delay_and_returns_invocation_id(delay, query):
 )
 async def test_key_is_one_path_segment(key, segment):
     # HTTP clients resolve a plain `..`, so the request would reach another handler.
-    ingress = Ingress(SENT, OK)
+    ingress = Ingress(SENT)
     async with ingress.client() as client:
         await client.send(book, Order(id="1"), key=key)
-        await client.attach(book, key=key)
-    assert ingress.requests[0].url.raw_path == b"/Trips/" + segment + b"/run/send"
-    assert ingress.requests[1].url.raw_path == b"/restate/workflow/Trips/" + segment + b"/attach"
+    assert ingress.requests[0].url.raw_path == b"/restate/send/Trips/" + segment + b"/run"
 
 
 @settings(deadline=None)
@@ -92,11 +90,12 @@ async def test_keys_have_distinct_paths(key):
     async with ingress.client() as client:
         await client.send(book, Order(id="1"), key=key)
     path = ingress.requests[0].url.raw_path.decode()
-    before, handler, send = path.rsplit("/", 2)
-    assert (handler, send) == ("run", "send")
-    assert before.startswith("/Trips/")
-    assert "/" not in before.removeprefix("/Trips/")
-    assert httpx.URL(f"{URL}{before}").path.removeprefix("/Trips/") == key
+    before, handler = path.rsplit("/", 1)
+    assert handler == "run"
+    prefix = "/restate/send/Trips/"
+    assert before.startswith(prefix)
+    assert "/" not in before.removeprefix(prefix)
+    assert httpx.URL(f"{URL}{before}").path.removeprefix(prefix) == key
 
 
 SIGNAL = "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
@@ -146,7 +145,7 @@ async def test_trailing_slash_of_url_is_ignored():
     ingress = Ingress(OK)
     client = IngressClient(f"{URL}/", http=httpx.AsyncClient(transport=httpx.MockTransport(ingress)))
     await client.call(book, Order(id="1"), key="t")
-    assert str(ingress.requests[0].url) == f"{URL}/Trips/t/run"
+    assert str(ingress.requests[0].url) == f"{URL}/restate/call/Trips/t/run"
 
 
 async def test_given_http_client_is_not_closed():
@@ -172,7 +171,7 @@ async def test_headers_cannot_override_client_headers():
         "idempotency-key": "k",
     }
     assert [request.headers["x-mine"] for request in ingress.requests] == ["a", "b", "c"]
-    assert ingress.requests[2].url.raw_path == b"/Trips/t/run/send?delay=1000ms"
+    assert ingress.requests[2].url.raw_path == b"/restate/send/Trips/t/run?delay=1000ms"
 
 
 @pytest.mark.parametrize("value", ["zoë", "two\nlines"])
@@ -200,35 +199,24 @@ async def test_request_timeout_overrides_client_timeout():
     assert seen == [7.0, 2.0, 3.0]
 
 
-async def test_invocation_path_by_id_or_key():
+@pytest.mark.parametrize("verb", ["attach", "output"])
+async def test_invocation_is_read_by_id_or_key(verb):
     ingress = Ingress(OK)
     async with ingress.client() as client:
-        for question in (client.attach, client.output):
-            await question(book, invocation_id="inv_1")
-            await question(book, idempotency_key="a:b@c'")
-            await question(book, key="x/y", idempotency_key="k")
-            await question(book, key="x/y")
-    assert [request.url.raw_path for request in ingress.requests] == [
-        path + end
-        for end in (b"/attach", b"/output")
-        for path in (
-            b"/restate/invocation/inv_1",
-            b"/restate/invocation/Trips/run/a:b@c'",
-            b"/restate/invocation/Trips/x%2Fy/run/k",
-            b"/restate/workflow/Trips/x%2Fy",
-        )
+        question = getattr(client, verb)
+        await question(book, invocation_id="inv_1")
+        await question(book, idempotency_key="a/b é")
+        await question(book, key="x/y", idempotency_key="k")
+        await question(book, key="..")
+    by_id, *others = ingress.requests
+    assert (by_id.method, by_id.url.path) == ("GET", f"/restate/{verb}/inv_1")
+    assert {(each.method, each.url.path) for each in others} == {("POST", f"/restate/{verb}")}
+    idempotent = {"target": "idempotentInvocation", "service": "Trips", "handler": "run"}
+    assert [json.loads(each.content) for each in others] == [
+        {**idempotent, "idempotencyKey": "a/b é"},
+        {**idempotent, "idempotencyKey": "k", "key": "x/y"},
+        {"target": "workflow", "workflowName": "Trips", "workflowKey": ".."},
     ]
-
-
-@pytest.mark.parametrize("key", ["a/b", "a b", "100%", "a\\:b", "a?b", "a#b", "é", ".", "..", ""])
-async def test_reject_attaching_by_quoted_idempotency_key(key):
-    ingress = Ingress(OK)
-    async with ingress.client() as client:
-        for question in (client.attach, client.output):
-            with pytest.raises(InvalidInput) as refused:
-                await question(book, idempotency_key=key)
-            assert (refused.value.metadata or {})["field"] == "idempotency_key"
-    assert ingress.requests == []
 
 
 async def test_reject_attaching_without_key():

@@ -21,7 +21,7 @@ from perdure.errors import (
 )
 from tests.unit.engine.scripted_ingress import URL, Ingress, Order, answer, book
 
-ELSEWHERE = f"POST {URL}/Trips/run: the response is not by an ingress: "
+ELSEWHERE = f"POST {URL}/restate/call/Trips/run: the response is not by an ingress: "
 
 
 async def failure(response: httpx.Response) -> IngressError:

@@ -47,7 +47,7 @@ async def test_retry_submitted_workflow(error):
     ingress = Ingress(error, error, SENT)
     async with ingress.client() as client:
         assert await client.submit(book, Order(id="1"), key="t") == "inv_1"
-    assert [request.url.raw_path for request in ingress.requests] == [b"/Trips/t/run/send"] * 3
+    assert [request.url.raw_path for request in ingress.requests] == [b"/restate/send/Trips/t/run"] * 3
     assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
 
 
@@ -142,7 +142,7 @@ async def test_wait_is_limited_by_setting(pauses):
 async def test_do_not_send_oversized_request():
     ingress = Ingress(OK)
     async with ingress.client() as client:
-        with pytest.raises(TooLarge, match=r"the body of POST /Trips/run has [0-9,]+ bytes"):
+        with pytest.raises(TooLarge, match=r"the body of POST /restate/call/Trips/run has [0-9,]+ bytes"):
             await client.call(book, Order(id="x" * 33 * 1024 * 1024))
     assert ingress.requests == []
 
@@ -162,7 +162,7 @@ async def test_retry_reads(error):
     async with ingress.client() as client:
         assert await client.attach(book, key="t") == Receipt(text="booked")
         assert await client.output(book, key="t") == Receipt(text="booked")
-    assert [request.method for request in ingress.requests] == ["GET"] * 3
+    assert [request.method for request in ingress.requests] == ["POST"] * 3
 
 
 async def test_do_not_retry_invalid_address():

@@ -7,9 +7,12 @@ from datetime import timedelta
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from perdure.engine.polling import Poller
+from perdure.engine import polling
+from perdure.engine.polling import Pace, Poller
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
@@ -142,3 +145,56 @@ async def test_log_unexpected_error_once_with_traceback():
         ("test.broken", True),
         ("test.sees_again", None),
     ]
+
+
+class Clock:
+    """Clock of a simulated minute-long wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(polling.time, "monotonic", lambda: self.now)
+
+    def polls(self, pace: Pace, duration: float, *, every: float, seconds: float) -> int:
+        """Poll for a time, with queries of a duration; return the number of queries."""
+        end, number = self.now + seconds, 0
+        while self.now < end:
+            if pace.is_due:
+                with pace.measured():
+                    self.now += duration
+                number += 1
+            self.now += every
+        return number
+
+
+@given(st.floats(0.021, 5), st.sampled_from([0.001, 0.003, 0.02]))
+def test_queries_keep_their_share(duration, share):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        number = Clock(monkeypatch).polls(Pace(share), duration, every=5, seconds=100_000)
+    assert (number - 1) * (duration - 0.02) <= share * 100_000
+
+
+@given(st.floats(0, 0.02))
+def test_short_queries_run_at_each_poll(duration):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert Clock(monkeypatch).polls(Pace(0.001), duration, every=5, seconds=500) >= 99
+
+
+def test_delayed_query_does_not_count(monkeypatch):
+    clock, pace = Clock(monkeypatch), Pace(0.01)
+    clock.polls(pace, 0.01, every=5, seconds=6)
+    clock.polls(pace, 3.0, every=5, seconds=1)  # other load on the machine
+    assert pace.duration == timedelta(seconds=0.01)
+    assert pace.is_due
+
+
+def test_work_and_failures_permit_queries_earlier(monkeypatch):
+    clock, pace = Clock(monkeypatch), Pace(0.01, timedelta(minutes=1))
+    with pytest.raises(EngineError), pace.measured():
+        raise EngineError("down")
+    assert pace.is_due
+    with pace.measured():
+        clock.now += 0.22
+    clock.now += 1.1
+    assert (pace.is_due, pace.is_due_for(0.2)) == (False, True)
+    clock.now += 59
+    assert pace.is_due

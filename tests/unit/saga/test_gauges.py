@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from perdure.alerts.service import StoredConditions
+from perdure.engine import polling
 from perdure.engine.admin import AdminClient
-from perdure.observability.metrics import DEAD_LETTERS
+from perdure.observability.metrics import DEAD_LETTERS, OPEN_SAGAS
 from perdure.saga import gauges
 from perdure.saga.gauges import SagaSampler, sample_sagas
 from perdure.saga.messages import DeadLetter
@@ -61,18 +63,18 @@ async def test_count_unreadable_dead_letters(caplog):
 
 
 async def test_slow_samples_are_repeated(monkeypatch):
-    clock, sampled = [100.0], []
+    clock, counted = [100.0], []
 
-    async def sample(*_: Any) -> list[Any]:
+    async def count(_: AdminClient) -> list[dict[str, Any]]:
         clock[0] += 0.2
-        sampled.append(clock[0])
-        return list(sampled)
+        counted.append({"service": "Trips", "phase": "running", "number": len(counted)})
+        return counted[-1:]
 
-    monkeypatch.setattr(gauges, "sample_sagas", sample)
-    monkeypatch.setattr(gauges.time, "monotonic", lambda: clock[0])
-    sampler, admin = SagaSampler(), engine("")
+    monkeypatch.setattr(gauges, "_count_open", count)
+    monkeypatch.setattr(polling.time, "monotonic", lambda: clock[0])
+    sampler, admin = SagaSampler(StoredConditions(0.01, [])), engine("")
     first = await sampler(admin, None)
-    clock[0] += 9.9
+    clock[0] += 59
     assert await sampler(admin, None) == first
-    clock[0] += 0.2
-    assert len(await sampler(admin, None)) == 2
+    clock[0] += 2
+    assert (await sampler(admin, None))[0] == (OPEN_SAGAS, 1, {"service": "Trips", "phase": "running"})

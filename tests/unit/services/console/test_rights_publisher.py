@@ -30,7 +30,7 @@ def answering(answer: Callable[[httpx.Request], httpx.Response]) -> EngineClient
 
 
 def user_of(request: httpx.Request) -> str:
-    return request.url.path.split("/")[2]
+    return request.url.path.split("/")[4]
 
 
 async def unpublished(console) -> dict[str, Any]:
@@ -71,7 +71,7 @@ async def test_statement_is_signed_and_published_once(console):
 
     publisher = RightsPublisher(console.components.users, answering(answer), console.components.signer)
     await publisher.publish()
-    assert [request.url.path for request in got] == [f"/Principals/{user}/put" for user in (ADA, BOB)]
+    assert [request.url.path for request in got] == [f"/restate/call/Principals/{user}/put" for user in (ADA, BOB)]
     statement = PrincipalStatement.model_validate(json.loads(got[0].content))
     assert (statement.roles, statement.active, statement.reason) == ([Role.APPROVER], True, "changed by a test")
     assert statement.signed_action is not None

@@ -50,7 +50,7 @@ class Letters:
         if request.url.path == "/query":  # the number of alerts in the navigation
             return httpx.Response(200, json={"rows": []})
         body = json.loads(request.content) if request.content else {}
-        if request.url.path == "/DeadLetters/list":
+        if request.url.path == "/restate/call/DeadLetters/list":
             self.listed.append(body)
             return httpx.Response(200, json=self._page(body))
         if request.url.path.endswith("/status"):
@@ -63,7 +63,7 @@ class Letters:
             }
             body |= {"reason": "no money", "started_at": str(START), "updated_at": str(START), "steps": []}
             return httpx.Response(200, json=body)
-        assert request.url.path == "/DeadLetters/act_on_many"
+        assert request.url.path == "/restate/call/DeadLetters/act_on_many"
         self.actions.append(body)
         return httpx.Response(200, json={"done": sorted(body["signed_actions"]), "refused": {}})
 

@@ -56,10 +56,12 @@ class FakeEngine:
             self.calls += 1
             return [] if self.stored is None else self._state(self.stored)
         if "row_number()" in sql:
+            of_attempts = "from sys_invocation_status" not in sql
             return [
                 {"id": one.invocation, "condition": one.condition, "service": one.service, "handler": one.handler}
                 | {"key": one.key, "reason": one.reason, "since": str(one.since), "number": 1}
                 for one in self.found
+                if (one.condition in (Condition.BACKING_OFF, Condition.HANGING)) is of_attempts
             ]
         if "sys_journal_events" in sql:
             failure = {"error_message": "RT0016: the journal does not fit", "related_command_name": "payment"}
