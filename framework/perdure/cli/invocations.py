@@ -19,7 +19,7 @@ from perdure.cli.options import (
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import ConfigurationError, EngineError, InvocationNotFound
-from perdure.saga.schema import SAGAS_SQL
+from perdure.saga.schema import sagas_sql
 from perdure.saga.status import SagaPhase
 
 app = typer.Typer(no_args_is_help=True)
@@ -93,8 +93,7 @@ async def _perform(engine: AdminClient, invocation_id: str, action: InvocationAc
     receipt.target = found[0]["target"]
     receipt.status = now[0]["status"] if now else receipt.status
     ids = ", ".join(sql_text(row["id"]) for row in found)
-    query = f"{SAGAS_SQL} select id, service, key, phase from sagas where id in ({ids})"  # noqa: S608 - quoted
-    rows = await engine.query(query)
+    rows = await engine.query(f"{sagas_sql(f'i.id in ({ids})')} select id, service, key, phase from sagas")
     sagas = {row["id"]: row for row in rows}
     if saga := next((sagas[row["id"]] for row in found if row["id"] in sagas), None):
         receipt.saga, receipt.saga_phase = f"{saga['service']}/{saga['key']}", SagaPhase(saga["phase"])
