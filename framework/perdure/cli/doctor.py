@@ -25,7 +25,7 @@ from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, Ing
 from perdure.engine.admin import AdminClient
 from perdure.engine.catalog import SINGLETONS, Catalog, conflicts
 from perdure.errors import ConfigurationError, EngineError, PerdureError
-from perdure.saga.schema import DEAD_LETTER_INDEX, ROLLBACKS, SAGA_RECONCILER
+from perdure.saga.schema import DEAD_LETTER_INDEX, DEAD_LETTERS_SQL, ROLLBACKS, SAGA_RECONCILER
 from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
@@ -365,8 +365,7 @@ async def _dead_letters(engine: AdminClient, deployments: Deployments) -> AsyncI
     """Count dead letters, which wait for an operator."""
     if DEAD_LETTER_INDEX not in _service_names(deployments):
         return
-    rows = await engine.query(f"select count(*) as number from state where service_name = '{DEAD_LETTER_INDEX}'")  # noqa: S608 - ours
-    number = rows[0]["number"]
+    number = sum(row["number"] for row in await engine.query(DEAD_LETTERS_SQL))
     if not number:
         yield Finding("dead letters", False, "none")
         return

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Final
-
-from pydantic import ValidationError
+from urllib.parse import unquote
 
 from perdure._runtime.places import ValueCodec
 from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, failing_sql, hanging_sql
 from perdure.engine.admin import AdminClient
-from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
-from perdure.observability.logging import get_logger
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, parse_time
 from perdure.observability.metrics import (
     DEAD_LETTERS,
     OLDEST_DEAD_LETTER,
@@ -23,11 +19,8 @@ from perdure.observability.metrics import (
     OPEN_SAGAS,
     STUCK,
 )
-from perdure.saga.messages import DeadLetter
 from perdure.saga.schema import DEAD_LETTERS_SQL, SAGAS_SQL
 from perdure.saga.status import SagaPhase
-
-log = get_logger("perdure.saga.gauges")
 
 _MAX_PAUSE: Final = timedelta(minutes=1)
 
@@ -67,24 +60,21 @@ class SagaSampler:
         self._samples: list[Sample] = []
         self._next = 0.0
 
-    async def __call__(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+    async def __call__(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:  # noqa: ARG002 - names only
         """Return samples; see `sample_sagas`."""
         begin = time.monotonic()
         if begin >= self._next:
-            self._samples = await sample_sagas(admin, codec, self._hanging_limit)
+            self._samples = await sample_sagas(admin, self._hanging_limit)
             end = time.monotonic()
             self._next = end + min(_MAX_PAUSE.total_seconds(), 50 * (end - begin))
         return self._samples
 
 
-async def sample_sagas(
-    admin: AdminClient, codec: ValueCodec | None, hanging_limit: timedelta = HANGING_LIMIT
-) -> list[Sample]:
+async def sample_sagas(admin: AdminClient, hanging_limit: timedelta = HANGING_LIMIT) -> list[Sample]:
     """Return samples from the engine's tables.
 
     Args:
         admin: The engine.
-        codec: Encryption of the services' journal; None if it is not encrypted.
         hanging_limit: How long an attempt may run without progress.
 
     Raises:
@@ -100,29 +90,17 @@ async def sample_sagas(
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    return [*samples, *await _sample_dead_letters(admin, codec, now)]
+    return [*samples, *await _sample_dead_letters(admin, now)]
 
 
-async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:
-    letters: defaultdict[str, list[DeadLetter]] = defaultdict(list)
-    unreadable = 0
-    for row in await admin.query(DEAD_LETTERS_SQL):
-        try:
-            letter = DeadLetter.model_validate_json(decode_state_value(row, codec))
-        except (ValidationError, UnreadableValue):  # another version or another key
-            unreadable += 1
-            continue
-        letters[letter.service].append(letter)
+async def _sample_dead_letters(admin: AdminClient, now: datetime) -> list[Sample]:
     samples: list[Sample] = []
-    if unreadable:
-        log.warning("saga.gauges.unreadable", number=unreadable)
-        samples.append((DEAD_LETTERS, unreadable, {"service": "unknown"}))
-    for service, found in letters.items():
-        labels = {"service": service}
-        oldest = min(each.since for each in found)
-        samples.append((DEAD_LETTERS, len(found), labels))
-        samples.append((OLDEST_DEAD_LETTER, age_in_seconds(oldest, now), labels))
-        attention = {**labels, "phase": "needs_attention"}
-        samples.append((OPEN_SAGAS, len({each.saga_id for each in found}), attention))
-        samples.append((OLDEST_SAGA, age_in_seconds(oldest, now), attention))
+    for row in await admin.query(DEAD_LETTERS_SQL):
+        labels = {"service": unquote(row["service"])}
+        age = age_in_seconds(parse_time(row, "oldest"), now)
+        samples.append((DEAD_LETTERS, row["number"], labels))
+        samples.append((OLDEST_DEAD_LETTER, age, labels))
+        attention = {**labels, "phase": SagaPhase.NEEDS_ATTENTION.value}
+        samples.append((OPEN_SAGAS, row["sagas"], attention))
+        samples.append((OLDEST_SAGA, age, attention))
     return samples

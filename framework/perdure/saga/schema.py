@@ -2,7 +2,7 @@
 
 An orchestration stores its steps in its own workflow state. When the saga fails, they are copied into the state of
 `ExecutionRollbacks`, the object with the execution's ID, which adds the progress of the rollback. `Rollbacks`, the
-object with the saga's ID, lists the saga's executions. `DeadLetterIndex` stores one entry per dead letter.
+object with the saga's ID, lists the saga's executions. `DeadLetterIndex` lists the dead letters.
 
 Phases are part of key names, because values may be encrypted and SQL compares names: ``saga/closed/{phase}`` in the
 state of an orchestration, ``phase/{state}`` in that of a rollback.
@@ -51,9 +51,11 @@ PROGRESS_KEY: Final = "progress"
 PHASE_PREFIX: Final = "phase/"
 NONCES_KEY: Final = "nonces"
 
-# State of `DeadLetterIndex`, whose only key is INDEX_KEY.
-INDEX_KEY: Final = "all"
+# State of `DeadLetterIndex`: two entries for each dead letter. The first one holds its content, the second one the
+# error signature. The name of the second one is `listed/{since}/{service}/{step}/{signature}/{redriven}/{size}/{id}`,
+# with digests of step and signature.
 DEAD_LETTER_PREFIX: Final = "dead_letter/"
+LISTED_PREFIX: Final = "listed/"
 
 # State of `SagaReconciler`: prefixes of an orphan's ID.
 ATTEMPTS_PREFIX: Final = "attempts/"
@@ -414,10 +416,13 @@ def _named(prefix: str) -> str:
     return f"max(case when key like '{prefix}%' then substr(key, {len(prefix) + 1}) end)"
 
 
-DEAD_LETTERS_SQL: Final = (
-    "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    f"where service_name = '{DEAD_LETTER_INDEX}'"
-)
+DEAD_LETTERS_SQL: Final = f"""
+select service, count(*) as number, min(since) as oldest, count(distinct saga) as sagas from (
+  select split_part(key, '/', 2) as since, split_part(key, '/', 3) as service,
+    regexp_replace(key, '^([^/]*/){{7}}(.*)/[^/]*$', '\\2') as saga
+  from state where service_name = '{DEAD_LETTER_INDEX}' and key like '{LISTED_PREFIX}%'
+) group by service"""
+"""Query for the number of dead letters per service, the oldest one, and the number of sagas. It reads names only."""
 
 
 # The phase depends on the engine's row of the orchestration, on the names that the orchestration recorded, and on the
