@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,12 +13,12 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner
 
-from perdure import IngressClient, ObjectClient, SagaConfig, Target, handler
+from perdure import IngressClient, ObjectClient, Target, handler
 from perdure.cli.main import app
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.observability.metrics import DEAD_LETTERS, OLDEST_DEAD_LETTER, OPEN_SAGAS
-from perdure.saga import dead_letters, hosting
+from perdure.saga import hosting
 from perdure.saga.dead_letter_index import put_target, remove_target, shard_of
 from perdure.saga.gauges import sample_sagas
 from perdure.saga.messages import (
@@ -29,7 +30,10 @@ from perdure.saga.messages import (
     DeadLetterPage,
     begin_target,
 )
-from perdure.saga.schema import DEAD_LETTER_PREFIX, CompensationHandler, OperatorAction, RollbackRequest, StepRecord
+from perdure.saga.schema import DEAD_LETTER_PREFIX, OperatorAction, RollbackRequest, StepRecord
+from perdure.security import SecurityConfig
+from perdure.security.codec import new_encryption_key
+from tests.integration.corrupt_state import corrupt, set_state
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
@@ -56,7 +60,7 @@ async def empty(ctx: sdk.Context, ids: list[str]) -> None:
 
 @handler(filler, name="roll_back")
 async def roll_back(ctx: sdk.Context, requests: list[RollbackRequest]) -> None:
-    """Start rollbacks, whose steps need an operator because they have no compensation."""
+    """Start rollbacks of sagas past their pivot, which an operator has to complete."""
     for call in [ObjectClient(ctx, begin_target, each.saga_id).call_async(each) for each in requests]:
         await call
 
@@ -100,19 +104,12 @@ class Operator:
     async def begin(self, count: int) -> list[str]:
         """Start rollbacks that need attention, and return the IDs of their dead letters."""
         sagas = [f"{self.service}:{number:05d}" for number in range(count)]
-        step = StepRecord(
-            position=1,
-            step="call the customer",
-            step_id="0" * 32,
-            compensation=CompensationHandler(service="GoneCompensations", handler="gone"),
-        )
-        config = SagaConfig(max_attempts=1)
+        step = StepRecord(position=1, step="pay", step_id="0" * 32, pivot=True)
         requests = [
             RollbackRequest(
                 saga_id=saga,
                 execution=f"{saga}@1",
                 service=self.service,
-                config=config,
                 steps=[step],
                 reason="test",
             )
@@ -129,18 +126,7 @@ class Operator:
     async def corrupt(self, *ids: str) -> None:
         """Make the contents of dead letters unreadable, as another version or encryption key would."""
         for id_ in ids:
-            shard = shard_of(id_)
-            async with AdminClient(self.admin_url) as admin, httpx.AsyncClient() as http:
-                rows = await admin.query(
-                    "select key, encode(value, 'hex') as value from state "
-                    f"where service_name = 'DeadLetterIndex' and service_key = {sql_text(shard)}"
-                )
-                state = {row["key"]: list(bytes.fromhex(row["value"])) for row in rows}
-                assert state[DEAD_LETTER_PREFIX + id_]
-                state[DEAD_LETTER_PREFIX + id_] = list(b"pd2 sealed elsewhere")
-                request = {"object_key": shard, "new_state": state}
-                answer = await http.post(f"{self.admin_url}/services/DeadLetterIndex/state", json=request)
-                assert answer.is_success, answer.text
+            await corrupt(self.admin_url, "DeadLetterIndex", shard_of(id_), DEAD_LETTER_PREFIX + id_)
 
         async def applied() -> bool:
             return len((await self.page()).unreadable) == len(ids)
@@ -148,10 +134,14 @@ class Operator:
         await eventually(applied, what="unreadable dead letters")
 
 
-@pytest.fixture
-async def operator(restate):
-    env = await restate.serve(filler, *hosting.definitions())
-    async with IngressClient(env.ingress) as ingress:
+@pytest.fixture(params=[False], ids=["plain"])
+async def operator(restate, tmp_path, request):
+    """Requests to services, which encrypt their values if the parameter is true."""
+    file = tmp_path / "journal.key"
+    codec = new_encryption_key(file) if request.param else None
+    security = SecurityConfig.development(encryption_keys_file=file) if request.param else None
+    env = await restate.serve(filler, *hosting.definitions(), security=security)
+    async with IngressClient(env.ingress, codec=codec) as ingress:
         operator = Operator(ingress, env.admin)
         yield operator
         for page in await operator.pages():  # other tests use the same index
@@ -159,7 +149,8 @@ async def operator(restate):
         assert (await operator.page()).total == 0
 
 
-async def test_list_unreadable_dead_letters_beside_others(operator):
+@pytest.mark.parametrize("operator", [False, True], indirect=True, ids=["plain", "encrypted"])
+async def test_list_unreadable_dead_letters_beside_others(operator, request):
     first, second, third = await operator.fill(1, 2, 3)
     await operator.corrupt(second.id)
     page = await operator.page()
@@ -167,8 +158,9 @@ async def test_list_unreadable_dead_letters_beside_others(operator):
     assert (page.total, [group.count for group in page.groups]) == (3, [2, 1])
     [unreadable] = page.unreadable
     assert (unreadable.id, unreadable.saga_id, unreadable.since) == (second.id, second.saga_id, second.since)
-    assert "cannot be read as DeadLetter" in unreadable.error
-    assert "Deploy the version that wrote it" in unreadable.error
+    plain = "cannot be read as DeadLetter: .* Deploy the version that wrote it"
+    sealed = "cannot be decrypted: .* is not encrypted in the format"
+    assert re.search(plain if "plain" in request.node.name else sealed, unreadable.error)
     assert (await operator.page(id=second.id)).unreadable == [unreadable]
 
     # The entry can be replaced and removed.
@@ -176,6 +168,10 @@ async def test_list_unreadable_dead_letters_beside_others(operator):
     await operator.ingress.call(fill_target, [again])
     page = await operator.page()
     assert (page.items, page.unreadable) == ([first, third, again], [])
+    await operator.corrupt(again.id)
+    await operator.ingress.call(empty_target, [again.id])
+    page = await operator.page()
+    assert (page.items, page.unreadable, page.total) == ([first, third], [], 2)
 
 
 async def test_page_by_cursor_and_by_number(operator):
@@ -257,28 +253,20 @@ async def test_act_on_group_in_batches(operator):
     await eventually(removed, what="an index without the group")
 
 
-async def test_batch_reports_failures_by_letter(operator, monkeypatch):
-    """One letter has no rollback. The rollback of another does not answer."""
-    monkeypatch.setattr(dead_letters, "BATCH_LIMIT", timedelta(seconds=2))
+async def test_batch_reports_failures_by_letter(operator):
+    """One letter has no rollback. That of another cannot be read."""
     ids = await operator.begin(3)
     [orphan] = await operator.fill(50)
-    async with AdminClient(operator.admin_url) as admin, httpx.AsyncClient() as http:
-        hung = {"object_key": ids[1].rpartition("/")[0], "new_state": {"executions": list(b"sealed")}}
-        assert (await http.post(f"{operator.admin_url}/services/Rollbacks/state", json=hung)).is_success
-        request = BulkActionRequest(
-            action=OperatorAction.SKIP, actor="olga", filter=DeadLetterFilter(service=operator.service)
-        )
-        receipt = await operator.ingress.call(many, request)
-        assert sorted([*receipt.done, *receipt.refused]) == sorted([*ids, orphan.id])
-        assert sorted(receipt.done) == [ids[0], ids[2]]
-        assert f"no dead letter '{orphan.id}'" in receipt.refused[orphan.id]
-        assert receipt.refused[ids[1]]
-        rows = await admin.query(
-            "select id from sys_invocation where status != 'completed' and target_service_name = 'Rollbacks' "
-            f"and target_service_key = {sql_text(hung['object_key'])}"
-        )
-        for row in rows:
-            await admin.control_invocation(row["id"], "kill")
+    hung = ids[1].rpartition("/")[0]
+    await set_state(operator.admin_url, "Rollbacks", hung, {"executions": b"sealed elsewhere"})
+    request = BulkActionRequest(
+        action=OperatorAction.SKIP, actor="olga", filter=DeadLetterFilter(service=operator.service)
+    )
+    receipt = await operator.ingress.call(many, request)
+    assert sorted([*receipt.done, *receipt.refused]) == sorted([*ids, orphan.id])
+    assert sorted(receipt.done) == [ids[0], ids[2]]
+    assert f"no dead letter '{orphan.id}'" in receipt.refused[orphan.id]
+    assert "unreadable_state" in receipt.refused[ids[1]] or "cannot read state" in receipt.refused[ids[1]]
 
 
 async def test_command_line_acts_on_all_batches(operator):

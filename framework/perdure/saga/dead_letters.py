@@ -20,7 +20,10 @@ from perdure.handlers import handler
 from perdure.retry import RetryPolicy
 from perdure.saga.dead_letter_index import (
     Contents,
+    FoundContents,
     ListedLetter,
+    Selected,
+    SelectedGroup,
     Selection,
     combined_digest,
     put_target,
@@ -108,39 +111,9 @@ class DeadLetters:
 
     async def list_(self, ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
         """List dead letters, oldest first, with the number per error signature."""
-        selected = await select_letters(
-            ctx,
-            Selection(
-                filter=_filter_of(request),
-                after=request.after,
-                until=request.until,
-                limit=request.offset + request.limit,
-            ),
-        )
-        cursors = _fitting(selected.cursors[request.offset :])
-        largest = sorted(selected.groups.values(), key=lambda each: (-each.count, each.sample))[:_MAX_GROUPS]
-        samples = [group.sample for group in largest]
-        found = await read_letters(ctx, Contents(letters=cursors, signatures=samples))
-        remaining = max(0, selected.following - request.offset - len(cursors))
-        return DeadLetterPage(
-            items=[found.letters[each] for each in cursors if each in found.letters],
-            unreadable=[found.unreadable[each] for each in cursors if each in found.unreadable],
-            total=selected.total,
-            page=request.page,
-            pages=max(1, -(-selected.total // request.limit)),
-            groups=[
-                DeadLetterGroup(
-                    signature=found.signatures[group.sample], count=group.count, digest=combined_digest([group.number])
-                )
-                for group in largest
-                if group.sample in found.signatures
-            ],
-            group_count=len(selected.groups),
-            digest=combined_digest(group.number for group in selected.groups.values()),
-            next=cursors[-1] if remaining else None,
-            remaining=remaining,
-            end=selected.end,
-        )
+        selected = await select_letters(ctx, selection_of(request))
+        contents = contents_of_page(request, selected)
+        return page_of(request, selected, contents, await read_letters(ctx, contents))
 
     async def act_on_many(self, ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
         """Apply an operator action to a batch of the dead letters that match a filter."""
@@ -192,18 +165,57 @@ async def _failures(ctx: restate.Context, calls: dict[str, CallFuture[ActionRece
     return failures
 
 
-def _filter_of(request: DeadLetterFilter) -> DeadLetterFilter:
-    return DeadLetterFilter(**request.model_dump(include=set(DeadLetterFilter.model_fields)))
+def selection_of(request: DeadLetterListRequest) -> Selection:
+    """Return the query for the dead letters of a page."""
+    return Selection(
+        filter=DeadLetterFilter(**request.model_dump(include=set(DeadLetterFilter.model_fields))),
+        after=request.after,
+        until=request.until,
+        limit=request.offset + request.limit,
+    )
 
 
-def _fitting(cursors: list[str]) -> list[str]:
-    """Return the first dead letters that fit into an answer, and at least one."""
+def contents_of_page(request: DeadLetterListRequest, selected: Selected) -> Contents:
+    """Return the contents that a page needs: as many dead letters as fit into an answer, and at least one."""
+    cursors = selected.cursors[request.offset :]
     size = 0
     for number, cursor in enumerate(cursors):
         size += ListedLetter.parse(cursor).size
         if number and size > _MAX_PAGE_BYTES:
-            return cursors[:number]
-    return cursors
+            cursors = cursors[:number]
+            break
+    return Contents(letters=cursors, signatures=[group.sample for group in _largest_groups(selected)])
+
+
+def _largest_groups(selected: Selected) -> list[SelectedGroup]:
+    return sorted(selected.groups.values(), key=lambda each: (-each.count, each.sample))[:_MAX_GROUPS]
+
+
+def page_of(
+    request: DeadLetterListRequest, selected: Selected, contents: Contents, found: FoundContents
+) -> DeadLetterPage:
+    """Return a page of a selection with its contents."""
+    cursors = contents.letters
+    remaining = max(0, selected.following - request.offset - len(cursors))
+    return DeadLetterPage(
+        items=[found.letters[each] for each in cursors if each in found.letters],
+        unreadable=[found.unreadable[each] for each in cursors if each in found.unreadable],
+        total=selected.total,
+        page=request.page,
+        pages=max(1, -(-selected.total // request.limit)),
+        groups=[
+            DeadLetterGroup(
+                signature=found.signatures[group.sample], count=group.count, digest=combined_digest([group.number])
+            )
+            for group in _largest_groups(selected)
+            if group.sample in found.signatures
+        ],
+        group_count=len(selected.groups),
+        digest=combined_digest(group.number for group in selected.groups.values()),
+        next=cursors[-1] if remaining else None,
+        remaining=remaining,
+        end=selected.end,
+    )
 
 
 def _handler_for(
