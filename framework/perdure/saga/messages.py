@@ -64,12 +64,14 @@ class ReportAnswer(BaseModel):
 
     Args:
         wait: The waiter's random ID; an answer with another ID is forged.
+        is_recorded: Whether the rollback has recorded its steps, so that a repeated request needs none.
         report: The result; None while the rollback runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     wait: str
+    is_recorded: bool = False
     report: RollbackReport | None = None
 
 
