@@ -34,7 +34,7 @@ class _EntrySerde(Serde[Any], Generic[T]):
     def serialize(self, obj: Any) -> bytes:
         return self._inner.serialize(obj)
 
-    def deserialize(self, buf: bytes) -> T | UnreadableEntry:
+    def deserialize(self, buf: bytes) -> T | UnreadableEntry | None:
         try:
             return self._inner.deserialize(buf)
         except ValidationError as error:

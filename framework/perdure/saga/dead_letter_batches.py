@@ -29,6 +29,7 @@ class Caller(Protocol):
 
     async def call(self, target: Target[I, O, Any], request: I, /) -> O:
         """Call a handler."""
+        ...
 
 
 async def act_on_batch(client: Caller, request: BulkActionRequest, key: ActorKey | None) -> BulkActionReceipt:
