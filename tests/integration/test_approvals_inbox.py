@@ -15,6 +15,7 @@ from perdure.approvals.targets import page_inbox
 from perdure.errors import IngressError
 from perdure.testing import Restate
 from tests.integration.approvals_harness import HOUR, ApprovalClient, Question, full_approvals, run_asking
+from tests.integration.corrupt_state import corrupt
 from tests.support import Recording, eventually
 
 
@@ -92,3 +93,12 @@ async def test_inbox_pages_follow_deadlines(approval: ApprovalClient):
     small = await pages(2)
     assert max(map(len, small)) == 2
     assert [each for page in small for each in page if each in ids] == ids
+
+    await corrupt(approval.env.admin, "ApprovalInbox", person, ids[2])
+
+    async def unreadable() -> bool:
+        page = await approval.client.call(page_inbox, InboxQuery(limit=500), key=person)
+        listed = [item.approval_id for item in page.items if item.approval_id in ids]
+        return listed == [*ids[:2], *ids[3:]] and [each.approval_id for each in page.unreadable] == [ids[2]]
+
+    await eventually(unreadable, what="an inbox with an unreadable approval")

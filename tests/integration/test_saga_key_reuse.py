@@ -12,8 +12,19 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import CompensationStrategy, Orchestration, SagaConfig, ServiceClient, StatusData, Target
-from perdure.engine.admin import AdminClient
+from perdure import (
+    CompensationStrategy,
+    IngressClient,
+    Orchestration,
+    RunConfig,
+    SagaConfig,
+    ServiceClient,
+    StatusData,
+    Target,
+    handler,
+    run_with_retry,
+)
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
 from perdure.saga.messages import (
@@ -273,3 +284,32 @@ async def test_timeline_and_status_show_own_execution(bench, did, admin):
     assert [each.state for each in (await jobs.rollback()).earlier[0].steps] == [
         "pending", "undone", "dead_letter", "undone", "undone",
     ]  # fmt: skip
+
+
+async def test_killed_execution_leaves_no_attempts(restate, did):
+    """Each execution of a key may fail once, although both have the same invocation ID."""
+    flow = sdk.Workflow(f"Retried{uuid4().hex[:8]}")
+
+    @handler(flow, "main", name="run")
+    async def run(ctx: sdk.WorkflowContext) -> None:
+        def fail() -> None:
+            did.add(f"fail {ctx.key()}/")
+            raise OSError("gone")
+
+        hour = timedelta(hours=1)
+        await run_with_retry(ctx, RunConfig("work", max_retries=1, initial_delay=hour, max_delay=hour), fail)
+
+    env = await restate.serve(flow)
+    key, target = str(uuid4()), Target(flow.name, "run", None, None)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        for number in (1, 2):
+            invocation = await ingress.send(target, key=key)
+
+            async def status(invocation: str = invocation) -> str | None:
+                [row] = await admin.query(f"select status from sys_invocation where id = {sql_text(invocation)}")
+                return row["status"] if row["status"] in ("backing-off", "completed") else None
+
+            assert await eventually(status, what="a failed attempt") == "backing-off", "waits for its second attempt"
+            assert len(did.of(key)) == number
+            await admin.control_invocation(invocation, "kill")
+            await forget_runs(admin, key)

@@ -150,7 +150,7 @@ async def delete_rollback(admin_url: str, execution: str) -> None:
 
 async def count_orphaned(admin: AdminClient, service: str) -> int:
     """Return how many orphaned sagas of a service the gauge collector counts."""
-    samples = await sample_sagas(admin, None)
+    samples = await sample_sagas(admin)
     labels = {"service": service, "phase": "orphaned"}
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 

@@ -21,9 +21,12 @@ from perdure.errors import IngressError
 from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules import dispatcher as dispatcher_module
 from perdure.schedules.messages import Firing, RunRequest, RunState, ScheduleState, fire_target
+from perdure.security.codec import new_encryption_key
+from perdure.security.config import SecurityConfig
 from perdure.serving import build_app
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import ServedApp
+from tests.integration.corrupt_state import corrupt, set_state
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import Recording, eventually
 
@@ -78,6 +81,33 @@ async def test_faulty_targets_do_not_block_schedules(restate, did):
         for each in page.items:
             if run in each.name:
                 await schedules.remove(each.name)
+
+
+@pytest.mark.restate_modes("http2")
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_list_unreadable_schedule_beside_others(restate, did, tmp_path, encrypted):
+    service, flow, to = reports(did, Gate())
+    file = tmp_path / "journal.key"
+    codec = new_encryption_key(file) if encrypted else None
+    security = SecurityConfig.development(encryption_keys_file=file) if encrypted else None
+    env = await restate.serve(service, flow, *definitions(), security=security)
+    names = [f"{uuid4()}" for _ in range(3)]
+    async with IngressClient(env.ingress, codec=codec) as ingress:
+        schedules = ScheduleClient(ingress, actor="ada")
+        for name in names:
+            await schedules.set(name, every=FAR, target=to["build"], request="x")
+        before = await corrupt(env.admin, "Schedules", names[1], "spec")
+
+        async def unreadable() -> bool:
+            page = await schedules.list(page_size=200)
+            listed = {each.name for each in page.items}
+            problems = {each.name: each.error for each in page.unreadable}
+            return listed >= {names[0], names[2]} and "spec" in problems.get(names[1], "")
+
+        await eventually(unreadable, what="a list with an unreadable schedule")
+        await set_state(env.admin, "Schedules", names[1], before)
+        for name in names:
+            await schedules.remove(name)
 
 
 async def test_catch_up_after_engine_crash(restate_servers: RestateServers, tmp_path: Path, did: Recording):

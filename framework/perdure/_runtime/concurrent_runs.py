@@ -77,10 +77,10 @@ _store = _AttemptStore()
 
 
 class RunGroup:
-    """The runs of one attempt of an invocation."""
+    """The runs of one attempt of an execution."""
 
-    def __init__(self, invocation_id: str, late_cancel: LateCancel | None = None) -> None:
-        self.invocation_id = invocation_id
+    def __init__(self, execution: str, late_cancel: LateCancel | None = None) -> None:
+        self.execution = execution
         self.late_cancel = late_cancel
         self.open: dict[int, GroupedRun] = {}
         self._started = 0
@@ -136,7 +136,7 @@ class GroupedRun:
         """Whether an earlier attempt of the invocation has recorded the run."""
         self.has_result: Callable[[], bool] = lambda: False  # replaced once the run has a future
         self._group = group
-        self._id = (group.invocation_id, number)
+        self._id = (group.execution, number)
         self._attempts: _Attempts | None = None
 
     def leave(self) -> None:
@@ -211,6 +211,6 @@ def group_of(ctx: restate.Context) -> RunGroup:
     group: RunGroup | None = getattr(ctx, _GROUP, None)
     if group is None:
         invocation_id = sdk.invocation_of(ctx)[0]
-        group = RunGroup(invocation_id, LateCancel(invocation_id, partial(sdk.input_closed, ctx)))
+        group = RunGroup(sdk.execution_of(ctx), LateCancel(invocation_id, partial(sdk.input_closed, ctx)))
         setattr(ctx, _GROUP, group)
     return group

@@ -1,4 +1,4 @@
-"""Retries as the engine counts them, from the first message of an attempt. The SDK does not expose the number.
+"""Retries as the engine counts them, from the first message of an attempt. The SDK does not expose the numbers.
 
 The engine counts all attempts since the last journal entry, also those that ended with their process or connection.
 """
@@ -11,14 +11,15 @@ from typing import Final
 from perdure._runtime.asgi import Message, Receive
 
 _HEADER: Final = 8  # type, flags and length of a message
-_RETRY_COUNT: Final = 7  # field of the start message
+_KNOWN_ENTRIES: Final = 3  # fields of the start message
+_RETRY_COUNT: Final = 7
 _MAX_SIZE: Final = 1 << 20  # the message contains the state of a virtual object
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 
 
 class EngineRetries:
-    """Reads the retry count of one attempt.
+    """Reads the retry count and the journal's length of one attempt.
 
     Args:
         receive: Receives the messages of the request.
@@ -27,6 +28,10 @@ class EngineRetries:
     def __init__(self, receive: Receive) -> None:
         self.count = 0
         """Earlier attempts since the last journal entry; 0 until the start message has arrived."""
+        self.entries = 0
+        """Journal entries at the start of the attempt, with the input; 0 if unknown."""
+        self.execution: str | None = None
+        """The execution that `executions.identify` found."""
         self._receive = receive
         self._head: bytearray | None = bytearray()
 
@@ -43,7 +48,8 @@ class EngineRetries:
             return
         end = _HEADER + int.from_bytes(head[4:_HEADER], "big")
         if len(head) >= end:
-            self.count = retry_count(bytes(head[_HEADER:end]))
+            start = bytes(head[_HEADER:end])
+            self.count, self.entries = retry_count(start), known_entries(start)
         elif end < _MAX_SIZE:
             return
         self._head = None
@@ -54,6 +60,15 @@ current: ContextVar[EngineRetries | None] = ContextVar("perdure_engine_retries",
 
 def retry_count(start: bytes) -> int:
     """Return the retry count of a start message; 0 if it has none or cannot be read."""
+    return _number(start, _RETRY_COUNT)
+
+
+def known_entries(start: bytes) -> int:
+    """Return the number of journal entries of a start message; 0 if it has none or cannot be read."""
+    return _number(start, _KNOWN_ENTRIES)
+
+
+def _number(start: bytes, field: int) -> int:
     position = 0
     try:
         while position < len(start):
@@ -61,7 +76,7 @@ def retry_count(start: bytes) -> int:
             kind = key & 7
             if kind == _VARINT:
                 value, position = _varint(start, position)
-                if key >> 3 == _RETRY_COUNT:
+                if key >> 3 == field:
                     return value
             elif kind == _BYTES:
                 length, position = _varint(start, position)

@@ -54,8 +54,10 @@ from restate.vm import (
     VMWrapper,
 )
 
+from perdure._runtime import engine_retries
 from perdure._runtime.asgi import ASGIApp, Message
 from perdure._runtime.engine_texts import CleanTexts
+from perdure._runtime.executions import identify
 from perdure._runtime.failures import contained
 from perdure._runtime.message_sizes import MeasuredVM, check_message, engine_limits
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
@@ -106,6 +108,11 @@ def invocation_of(ctx: restate.Context) -> tuple[str, str]:
     """Return the invocation's ID and key; the key of a service is empty."""
     invocation = cast("ServerInvocationContext", ctx).invocation  # `ctx.request()` would copy the whole request
     return invocation.invocation_id, invocation.key
+
+
+def execution_of(ctx: restate.Context) -> str:
+    """Return the ID of a context's execution, unique in this process and equal for its attempts."""
+    return identify(invocation_of(ctx)[0], engine_retries.current.get())
 
 
 def headers_of(ctx: restate.Context) -> Mapping[str, str]:
@@ -359,6 +366,7 @@ def guard(ctx: restate.Context) -> None:
     _measured(ctx).measure(len(context.invocation.input_buffer), engine_limits().step_result if is_step else None)
     context.__class__ = _GuardedContext
     _set_owner(context, Owner(_current_task()))
+    execution_of(ctx)  # of every attempt, since the first one shows that the execution is new
 
 
 def _set_owner(context: Any, owner: Owner) -> None:

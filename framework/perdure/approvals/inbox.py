@@ -10,12 +10,11 @@ at any size. A page loads all keys (about 70 bytes each) and the items of the pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import restate
 
-from perdure._runtime.serdes import serde_for
-from perdure.approvals.messages import MAX_PAGE, InboxItem, InboxPage, InboxQuery, InboxRemoval
+from perdure._runtime.unreadable import EntryRead, UnreadableEntry
+from perdure.approvals.messages import MAX_PAGE, InboxItem, InboxPage, InboxQuery, InboxRemoval, UnreadableInboxItem
 from perdure.approvals.schema import INBOX, INBOX_PREFIX, inbox_cursor, inbox_position
 from perdure.approvals.targets import add_to_inbox, list_inbox, remove_from_inbox
 from perdure.clients import ObjectClient
@@ -23,11 +22,13 @@ from perdure.concurrency import fan_out_fail
 from perdure.determinism import Time
 from perdure.errors import InvalidInput
 from perdure.handlers import handler
+from perdure.observability.logging import get_logger
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user, is_group
 from perdure.state import State
 from perdure.targets import KeyedTarget
 
-_item_serde: Final = serde_for(InboxItem)
+log = get_logger("perdure.approvals")
+
 _page = KeyedTarget(INBOX, "page", InboxQuery, InboxPage)
 
 
@@ -70,11 +71,20 @@ class ApprovalInbox:
         following = [key for key in keys if key > after]
         selected = following[: query.limit]
         # All reads start before the first one is awaited, for one round trip.
-        reads = [ctx.get(key, serde=_item_serde) for key in selected]
-        items = [item for read in reads if (item := await read) is not None]
+        reads = {key: EntryRead(ctx, key, InboxItem) for key in selected}
+        items: list[InboxItem] = []
+        unreadable: list[UnreadableInboxItem] = []
+        for key, read in reads.items():
+            item = await read
+            if isinstance(item, UnreadableEntry):
+                approval_id = key.removeprefix(INBOX_PREFIX).partition("/")[2]
+                unreadable.append(UnreadableInboxItem(approval_id=approval_id, error=f"the approval {item.reason}"))
+                log.warning("approvals.inbox.unreadable", inbox=ctx.key(), approval=approval_id, reason=item.reason)
+            elif item is not None:
+                items.append(item)
         has_more = len(following) > len(selected)
         cursor = selected[-1].removeprefix(INBOX_PREFIX) if has_more else None
-        return InboxPage(items=items, next=cursor, total=len(keys))
+        return InboxPage(items=items, unreadable=unreadable, next=cursor, total=len(keys))
 
     async def add(self, ctx: restate.ObjectContext, item: InboxItem) -> None:
         """Add an open approval."""
@@ -96,6 +106,7 @@ def merge_pages(pages: Sequence[InboxPage], limit: int) -> InboxPage:
         items.setdefault(found[position].approval_id, found[position])
     return InboxPage(
         items=list(items.values()),
+        unreadable=list({each.approval_id: each for page in pages for each in page.unreadable}.values()),
         next=positions[-1] if has_more else None,
         total=sum(page.total for page in pages),
     )

@@ -529,15 +529,29 @@ class InboxQuery(_Input):
     groups: list[GroupName] = Field(default=[], max_length=100)
 
 
+class UnreadableInboxItem(_Record):
+    """An open approval whose entry in the inbox cannot be read, for example because its encryption key is missing.
+
+    Args:
+        approval_id: The approval.
+        error: Why, and what to do.
+    """
+
+    approval_id: str
+    error: str
+
+
 class InboxPage(_Record):
     """Page of an inbox, ordered by deadline.
 
     Args:
         items: The approvals.
+        unreadable: Approvals of this page that cannot be read.
         next: Cursor of the next page; None on the last one.
         total: Number of approvals in all queried inboxes, including those that the person may not decide.
     """
 
     items: list[InboxItem]
+    unreadable: list[UnreadableInboxItem] = []
     next: str | None
     total: int

@@ -117,7 +117,7 @@ def list_(
     if as_json:
         console.print_model(page)
         return
-    if not page.items and page.next is None:
+    if not page.items and not page.unreadable and page.next is None:
         console.say(f"No open approvals for {inbox}.")
         return
     table = Table("ID", "Deadline", "Quorum", "Requester", "Title")
@@ -131,6 +131,8 @@ def list_(
             item.title + delegator,
         )
     console.print(table)
+    for unreadable in page.unreadable:
+        console.say(f"{unreadable.approval_id}: {unreadable.error}")
     console.say(f"{len(page.items)} of {page.total} open approvals for {inbox}")
     if page.next is not None:
         console.say(f"Next page: --after {page.next}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -22,34 +23,36 @@ from perdure.cli.options import (
     read_payload,
     resolve_actor,
 )
+from perdure.engine.ingress import IngressClient
 from perdure.errors import ConfigurationError, IngressError, NotFound
+from perdure.saga.dead_letter_batches import act_on_batch, list_dead_letters, next_batch
 from perdure.saga.messages import (
+    MAX_PAGE,
     ActionReceipt,
-    BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
     DeadLetterActionRequest,
     DeadLetterFilter,
     DeadLetterListRequest,
-    DeadLetterPage,
     RollbackStatus,
     letter_of,
     rollback_status,
 )
 from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
+from perdure.security.signed_actions import ActorKey
 from perdure.targets import Target
 from perdure.terminal import console, multiline_text
 
 app = typer.Typer(no_args_is_help=True)
 
-_list = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
-_act_on_many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
-
 IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as shown by `list`; or use --signature.")]
 SignatureOption = Annotated[
     str | None, typer.Option("--signature", help="Act on all dead letters with this error signature.")
 ]
+ServiceOption = Annotated[str | None, typer.Option("--service", help="With --signature: only sagas of this service.")]
+
+_MAX_REFUSALS: Final = 20
 
 
 @app.command("list")
@@ -59,30 +62,36 @@ def list_(
     service: Annotated[str | None, typer.Option(help="Filter by the service of the saga.")] = None,
     step: Annotated[str | None, typer.Option(help="Filter by step name.")] = None,
     signature: Annotated[str | None, typer.Option(help="Filter by error signature.")] = None,
-    page: Annotated[int, typer.Option(min=1)] = 1,
-    page_size: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE, help="Number of dead letters.")] = 50,
+    after: Annotated[str | None, typer.Option(help="Cursor that the previous page printed.")] = None,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """List dead letters, oldest first, and their number per error signature."""
     request = DeadLetterListRequest(
-        saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size
+        saga_id=saga, service=service, step=step, signature=signature, page_size=limit, after=after
     )
-    letters = call_ingress(ingress, lambda client: client.call(_list, request))
+    letters = call_ingress(ingress, lambda client: client.call(list_dead_letters, request))
     if as_json:
         console.print_model(letters)
         return
-    if not letters.items:
+    if not letters.total:
         console.say("No dead letters.")
         return
     table = Table("id", "step", "since", "attempts", "error")
     for letter in letters.items:
         attempts = f"{letter.attempts}" + (f" (redriven {letter.redriven}x)" if letter.redriven else "")
         table.add_row(letter.id, letter.step, f"{letter.since:%Y-%m-%d %H:%M:%S}", attempts, letter.error)
+    for unreadable in letters.unreadable:
+        table.add_row(unreadable.id, "?", f"{unreadable.since:%Y-%m-%d %H:%M:%S}", "?", unreadable.error)
     console.print(table)
     for group in letters.groups:
         console.say(f"{group.count} x {group.signature}")
-    console.say(f"{letters.total} dead letters, page {letters.page} of {letters.pages}")
+    if letters.group_count > len(letters.groups):
+        console.say(f"{letters.group_count - len(letters.groups)} more error signatures")
+    console.say(f"{letters.total} dead letters")
+    if letters.next is not None:
+        console.say(f"More: add --after {shlex.quote(letters.next)}")
 
 
 @app.command()
@@ -103,10 +112,11 @@ def show(
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
     saga_id = letter_id.rpartition("/")[0]
-    request = DeadLetterListRequest(saga_id=saga_id, page_size=500)
-    for letter in call_ingress(ingress, lambda client: client.call(_list, request)).items:
-        if letter.id == letter_id:
-            return letter
+    page = call_ingress(ingress, lambda client: client.call(list_dead_letters, DeadLetterListRequest(id=letter_id)))
+    for letter in page.items:
+        return letter
+    for unreadable in page.unreadable:
+        raise ConfigurationError(f"dead letter '{letter_id}': {unreadable.error}")
     try:
         rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=saga_id))
     except IngressError as error:
@@ -136,6 +146,24 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
+async def _act_on_group(client: IngressClient, request: BulkActionRequest, key: ActorKey | None) -> None:
+    """Act on all dead letters that match now, in batches, and print the progress and the first refusals."""
+    done = refused = 0
+    batch: BulkActionRequest | None = request
+    while batch is not None:
+        receipt = await act_on_batch(client, batch, key)
+        done += len(receipt.done)
+        for letter_id, message in list(receipt.refused.items())[: max(0, _MAX_REFUSALS - refused)]:
+            console.say(f"{letter_id}: {message}")
+        refused += len(receipt.refused)
+        batch = next_batch(request, receipt)
+        if batch is not None:
+            console.say(f"{done} succeeded, {refused} refused, {receipt.remaining} remaining")
+    if refused > _MAX_REFUSALS:
+        console.say(f"{refused - _MAX_REFUSALS} more refused; `perdure dead-letters list` shows them")
+    console.say(f"{request.action}: {done} succeeded, {refused} refused")
+
+
 _HELP = {
     OperatorAction.REDRIVE: "Retry the compensation with all its attempts, optionally with another --payload.",
     OperatorAction.SKIP: "Skip the compensation of the step and continue the rollback.",
@@ -155,6 +183,7 @@ def _add_command(action: OperatorAction) -> None:
         key_file: KeyFileOption = None,
         reason: ReasonOption = "",
         signature: SignatureOption = None,
+        service: ServiceOption = None,
         payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
         wait: Annotated[bool, typer.Option("--wait", help="With redrive: wait for the outcome.")] = False,
         ingress: IngressOption = DEFAULT_INGRESS,
@@ -163,6 +192,8 @@ def _add_command(action: OperatorAction) -> None:
             raise ConfigurationError("pass either the ID of a dead letter or --signature")
         if signature is not None and (payload is not None or wait):
             raise ConfigurationError("--payload and --wait apply to one dead letter; pass its ID, not --signature")
+        if service is not None and signature is None:
+            raise ConfigurationError("--service restricts --signature; an ID names one dead letter")
         actor_name, key = resolve_actor(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
@@ -170,7 +201,7 @@ def _add_command(action: OperatorAction) -> None:
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
                 signed_action = sign_action(key, action, letter, reason=reason, payload=new_payload, at=now)
-            request = DeadLetterActionRequest(
+            one = DeadLetterActionRequest(
                 id=letter_id,
                 actor=actor_name,
                 reason=reason,
@@ -179,26 +210,12 @@ def _add_command(action: OperatorAction) -> None:
                 wait=wait,
             )
             target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
-            receipt = call_ingress(ingress, lambda client: client.call(target, request))
+            receipt = call_ingress(ingress, lambda client: client.call(target, one))
             console.say(f"{receipt.id}: {receipt.action} recorded. State: {receipt.state}.")
             return
-        query = DeadLetterListRequest(signature=signature, page_size=500)
-        letters = [] if key is None else call_ingress(ingress, lambda client: client.call(_list, query)).items
-        bulk_request = BulkActionRequest(
-            action=action,
-            actor=actor_name,
-            reason=reason,
-            filter=DeadLetterFilter(signature=signature),
-            signed_actions={
-                letter.id: sign_action(key, action, letter, reason=reason, at=datetime.now(UTC))
-                for letter in letters
-                if key
-            },
-        )
-        receipts = call_ingress(ingress, lambda client: client.call(_act_on_many, bulk_request))
-        console.say(f"{action}: {len(receipts.done)} succeeded, {len(receipts.refused)} refused")
-        for refused, message in receipts.refused.items():
-            console.say(f"{refused}: {message}")
+        wanted = DeadLetterFilter(signature=signature, service=service)
+        request = BulkActionRequest(action=action, actor=actor_name, reason=reason, filter=wanted)
+        call_ingress(ingress, lambda client: _act_on_group(client, request, key))
 
     command.__doc__ = _HELP[action]
     app.command(action.value)(command)

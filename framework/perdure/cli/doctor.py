@@ -392,7 +392,7 @@ async def _dead_letters(engine: AdminClient, deployments: Deployments) -> AsyncI
     """Count dead letters, which wait for an operator."""
     if DEAD_LETTER_INDEX not in _service_names(deployments):
         return
-    number = len(await engine.query(DEAD_LETTERS_SQL))
+    number = sum(row["number"] for row in await engine.query(DEAD_LETTERS_SQL))
     if not number:
         yield Finding("dead letters", False, "none")
         return

@@ -66,7 +66,7 @@ def list_(
     if as_json:
         console.print_model(schedules)
         return
-    if not schedules.items:
+    if not schedules.items and not schedules.unreadable:
         console.say("No schedules.")
         return
     table = Table("name", "state", "timing", "target", "next", "runs", "failed", "last error")
@@ -83,6 +83,8 @@ def list_(
             style=_STATE_STYLES.get(schedule.state),
         )
     console.print(table)
+    for unreadable in schedules.unreadable:
+        console.say(f"{unreadable.name}: {unreadable.error}", "red")
     console.say(f"{schedules.total} schedules, page {schedules.page} of {schedules.pages}")
 
 

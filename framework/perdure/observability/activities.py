@@ -137,7 +137,7 @@ def start_activity(
     """
     if not should_publish(ctx, ActivityStarted):
         return UNOBSERVED
-    if once is not None and not first_observation(f"{ctx.request().id}/{kind}/{once}"):
+    if once is not None and not first_observation(ctx, f"{kind}/{once}"):
         return UNOBSERVED
     started = ActivityStarted(invocation_of(ctx), kind, name, _current.get(), attributes)
     publish(started)

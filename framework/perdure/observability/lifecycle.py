@@ -11,11 +11,12 @@ from collections.abc import Awaitable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.executions import RecentMap
 from perdure._runtime.failures import is_interruption
 from perdure.errors import TerminalError, is_terminal
 from perdure.observability import events
@@ -35,26 +36,6 @@ class HandlerRole(Enum):
     COMPENSATION = "compensation"
 
 
-class RecentMap(Generic[T]):
-    """Map of at least the last ``size`` keys, which evicts the older half as a whole."""
-
-    def __init__(self, size: int = 10_000) -> None:
-        self._size = size
-        self._young: dict[str, T] = {}
-        self._old: dict[str, T] = {}
-
-    def get(self, key: str) -> T | None:
-        """Return the value of a key, or None."""
-        value = self._young.get(key)
-        return self._old.get(key) if value is None else value
-
-    def put(self, key: str, value: T) -> None:
-        """Set the value of a key."""
-        if len(self._young) >= self._size:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
-
-
 class InvocationTracker:
     """Start, end and number of attempts of one invocation, as far as this process has seen them."""
 
@@ -66,14 +47,11 @@ class InvocationTracker:
         self.attempts = 0
 
     def record_attempt(self, now: float, *, replays: bool) -> bool:
-        """Count an attempt, and return whether the invocation starts with it.
-
-        An attempt after the end belongs to another execution of a workflow's key, which has the same invocation ID.
-        """
+        """Count an attempt, and return whether the invocation starts with it."""
         self.attempts += 1
-        if replays or (self._started_at is not None and not self._ended):
+        if replays or self._started_at is not None or self._ended:
             return False
-        self._started_at, self._ended, self.attempts = now, False, 1
+        self._started_at = now
         return True
 
     def record_end(self, now: float) -> tuple[bool, timedelta | None]:
@@ -90,23 +68,24 @@ _NOTHING = nullcontext()
 _INVOCATION = "perdure_invocation"  # attribute of the context, since every event reads it
 
 
-def tracker_of(invocation_id: str) -> InvocationTracker:
-    """Return the tracker of an invocation; create it if necessary."""
-    tracker = _trackers.get(invocation_id)
+def tracker_of(execution: str) -> InvocationTracker:
+    """Return the tracker of an execution; create it if necessary."""
+    tracker = _trackers.get(execution)
     if tracker is None:
         tracker = InvocationTracker()
-        _trackers.put(invocation_id, tracker)
+        _trackers.put(execution, tracker)
     return tracker
 
 
-def first_observation(key: str) -> bool:
+def first_observation(ctx: restate.Context, key: str) -> bool:
     """Return whether this process observes an event without journal entry for the first time.
 
     The key must be equal at every replay and unique to the invocation.
     """
-    if _observations.get(key):
+    name = f"{sdk.execution_of(ctx)}/{key}"
+    if _observations.get(name):
         return False
-    _observations.put(key, value=True)
+    _observations.put(name, value=True)
     return True
 
 
@@ -134,7 +113,7 @@ async def observe_attempt(ctx: restate.Context, work: Awaitable[T], role: Handle
     invocation = invocation_of(ctx)
     replays = sdk.is_replaying(ctx)
     start = time.monotonic()
-    tracker = tracker_of(invocation.id)
+    tracker = tracker_of(sdk.execution_of(ctx))
     if tracker.record_attempt(start, replays=replays):
         _publish_start(ctx, invocation, role)
     if events.AttemptStarted in subscribed:
@@ -213,7 +192,7 @@ def _publish_end(
     if sdk.is_replaying(ctx):  # the result is in the journal already
         return
     first, duration = tracker.record_end(time.monotonic())
-    _trackers.put(invocation.id, tracker)  # keep it as long as a new invocation
+    _trackers.put(sdk.execution_of(ctx), tracker)  # keep it as long as a new one
     if not first:
         return
     subscribed = subscribed_events()

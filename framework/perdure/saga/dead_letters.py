@@ -5,27 +5,41 @@ The rollback owns its steps and their audit log. The index only lists the steps 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Final
 
 import restate
-from pydantic import BaseModel
 
-from perdure._runtime.dispatch import DAY_LONG_RETRIES
+from perdure._runtime.plain_text import shorten
 from perdure._runtime.time_scale import scaled
-from perdure._runtime.waiting import is_own_cancel
-from perdure.clients import ObjectClient
+from perdure._runtime.waiting import done_before, is_own_cancel
+from perdure.clients import CallFuture, ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.retry import RetryPolicy
+from perdure.saga.dead_letter_index import (
+    Contents,
+    FoundContents,
+    ListedLetter,
+    Selected,
+    SelectedGroup,
+    Selection,
+    combined_digest,
+    put_target,
+    read_letters,
+    remove_target,
+    select_letters,
+    shard_of,
+)
 from perdure.saga.messages import (
+    MAX_PAGE,
     ActionReceipt,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
     DeadLetterActionRequest,
+    DeadLetterFilter,
     DeadLetterGroup,
     DeadLetterListRequest,
     DeadLetterPage,
@@ -34,68 +48,20 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.policy import error_signature
-from perdure.saga.schema import (
-    DEAD_LETTER_INDEX,
-    DEAD_LETTER_PREFIX,
-    DEAD_LETTERS,
-    INDEX_KEY,
-    OperatorAction,
-    RollbackRequest,
-    StepProgress,
-    StepRecord,
-)
+from perdure.saga.schema import DEAD_LETTERS, OperatorAction, RollbackRequest, StepProgress, StepRecord
 from perdure.saga.status import CompensationState
-from perdure.state import State
-from perdure.targets import KeyedTarget
 
 _OUTCOME_POLLS = RetryPolicy(
     initial_interval=timedelta(milliseconds=200), max_interval=timedelta(seconds=5), max_attempts=64
 )
 
+_MAX_GROUPS: Final = 100
+_MAX_REFUSAL: Final = 500
+_MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
+"""Largest size of the dead letters of an answer, unless it has only one: they are in three messages to the engine."""
 
-class _Letters(BaseModel):
-    items: list[DeadLetter]
-
-
-_put = KeyedTarget(DEAD_LETTER_INDEX, "put", DeadLetter, None)
-_remove = KeyedTarget(DEAD_LETTER_INDEX, "remove", str, None)
-_list_all = KeyedTarget(DEAD_LETTER_INDEX, "all", None, _Letters)
-
-
-def _letter_state(ctx: Any, letter_id: str) -> State[DeadLetter]:
-    return State(ctx, DEAD_LETTER_PREFIX + letter_id, DeadLetter)
-
-
-class DeadLetterIndex:
-    """Handlers of `DeadLetterIndex`."""
-
-    def __init__(self) -> None:
-        self.definition = restate.VirtualObject(
-            DEAD_LETTER_INDEX,
-            description="Index of the dead letters.",
-            ingress_private=True,
-            invocation_retry_policy=DAY_LONG_RETRIES,
-        )
-        handler(self.definition, "exclusive", enable_lazy_state=True)(self.put)
-        handler(self.definition, "exclusive", enable_lazy_state=True)(self.remove)
-        handler(self.definition, "shared", name=_list_all.handler)(self.list_all)
-
-    async def put(self, ctx: restate.ObjectContext, letter: DeadLetter) -> None:
-        """Add a dead letter; a repeated one changes nothing."""
-        state = _letter_state(ctx, letter.id)
-        known = await state.get()
-        if known is None or known.redriven != letter.redriven:
-            await state.set(letter)
-
-    async def remove(self, ctx: restate.ObjectContext, letter_id: str) -> None:
-        """Remove a dead letter."""
-        await _letter_state(ctx, letter_id).clear()
-
-    async def list_all(self, ctx: restate.ObjectSharedContext) -> _Letters:
-        """Return all dead letters, oldest first."""
-        names = [name for name in await ctx.state_keys() if name.startswith(DEAD_LETTER_PREFIX)]
-        found = [await _letter_state(ctx, name.removeprefix(DEAD_LETTER_PREFIX)).get() for name in names]
-        return _Letters(items=sorted((each for each in found if each), key=lambda each: (each.since, each.id)))
+BATCH_LIMIT: Final = timedelta(seconds=20)
+"""How long a batch waits for the answers of its rollbacks, some of which may be paused or lack their encryption key."""
 
 
 def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
@@ -120,17 +86,17 @@ def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgre
 
 async def send_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
     """Add a dead letter to the index without waiting."""
-    await ObjectClient(ctx, _put, INDEX_KEY).send(letter)
+    await ObjectClient(ctx, put_target, shard_of(letter.id)).send(letter)
 
 
 async def store_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
     """Add a dead letter to the index and wait for it, since a kill also reaches sends."""
-    await ObjectClient(ctx, _put, INDEX_KEY).call(letter)
+    await ObjectClient(ctx, put_target, shard_of(letter.id)).call(letter)
 
 
 async def remove_dead_letter(ctx: restate.Context, letter_id: str) -> None:
     """Remove a dead letter from the index without waiting."""
-    await ObjectClient(ctx, _remove, INDEX_KEY).send(letter_id)
+    await ObjectClient(ctx, remove_target, shard_of(letter_id)).send(letter_id)
 
 
 class DeadLetters:
@@ -145,37 +111,111 @@ class DeadLetters:
 
     async def list_(self, ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
         """List dead letters, oldest first, with the number per error signature."""
-        matches = [each for each in await _all(ctx) if request.matches(each)]
-        first = (request.page - 1) * request.page_size
-        groups = Counter(each.signature for each in matches)
-        return DeadLetterPage(
-            items=matches[first : first + request.page_size],
-            total=len(matches),
-            page=request.page,
-            pages=max(1, -(-len(matches) // request.page_size)),
-            groups=[DeadLetterGroup(signature=signature, count=count) for signature, count in groups.most_common()],
-        )
+        selected = await select_letters(ctx, selection_of(request))
+        contents = contents_of_page(request, selected)
+        return page_of(request, selected, contents, await read_letters(ctx, contents))
 
     async def act_on_many(self, ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
-        """Apply an operator action to all dead letters that match a filter."""
+        """Apply an operator action to a batch of the dead letters that match a filter."""
         if not request.filter.model_dump(exclude_none=True):
             raise InvalidInput("invalid input: filter: set at least one field", metadata={"field": "filter"})
-        done: list[str] = []
-        refused: dict[str, str] = {}
-        for letter in [each for each in await _all(ctx) if request.filter.matches(each)]:
-            signed_action = request.signed_actions.get(letter.id)
-            one = DeadLetterActionRequest(
-                id=letter.id, actor=request.actor, reason=request.reason, signed_action=signed_action
+        selection = Selection(filter=request.filter, after=request.after, until=request.until, limit=MAX_PAGE)
+        selected = await select_letters(ctx, selection)
+        calls = {
+            letter_id: _start(
+                ctx,
+                request.action,
+                DeadLetterActionRequest(
+                    id=letter_id,
+                    actor=request.actor,
+                    reason=request.reason,
+                    signed_action=request.signed_actions.get(letter_id),
+                ),
             )
-            try:
-                await _apply(ctx, request.action, one)
-            except TerminalError as error:
-                if is_own_cancel(error):  # the rest stays as it is
-                    raise
-                refused[letter.id] = error.message
-            else:
-                done.append(letter.id)
-        return BulkActionReceipt(done=done, refused=refused)
+            for letter_id in (ListedLetter.parse(cursor).id for cursor in selected.cursors)
+        }
+        refused = await _failures(ctx, calls)
+        remaining = selected.following - len(selected.cursors)
+        return BulkActionReceipt(
+            done=[each for each in calls if each not in refused],
+            refused=refused,
+            next=selected.cursors[-1] if remaining else None,
+            until=request.until or selected.end,
+            remaining=remaining,
+        )
+
+
+async def _failures(ctx: restate.Context, calls: dict[str, CallFuture[ActionReceipt]]) -> dict[str, str]:
+    """Return the errors of calls, by dead letter."""
+    limit = ctx.sleep(BATCH_LIMIT, "time limit of the batch")
+    failures: dict[str, str] = {}
+    for letter_id, call in calls.items():
+        if not await done_before(call.future, limit, "the action on a batch of dead letters"):
+            failures[letter_id] = (
+                f"no answer within {BATCH_LIMIT.total_seconds():g} s; the action may still take effect. Check its "
+                "rollback with `perdure doctor`"
+            )
+            continue
+        try:
+            await call
+        except TerminalError as error:
+            if is_own_cancel(error):  # the rest stays as it is
+                raise
+            failures[letter_id] = shorten(error.message, _MAX_REFUSAL)
+    return failures
+
+
+def selection_of(request: DeadLetterListRequest) -> Selection:
+    """Return the query for the dead letters of a page."""
+    return Selection(
+        filter=DeadLetterFilter(**request.model_dump(include=set(DeadLetterFilter.model_fields))),
+        after=request.after,
+        until=request.until,
+        limit=request.offset + request.limit,
+    )
+
+
+def contents_of_page(request: DeadLetterListRequest, selected: Selected) -> Contents:
+    """Return the contents that a page needs: as many dead letters as fit into an answer, and at least one."""
+    cursors = selected.cursors[request.offset :]
+    size = 0
+    for number, cursor in enumerate(cursors):
+        size += ListedLetter.parse(cursor).size
+        if number and size > _MAX_PAGE_BYTES:
+            cursors = cursors[:number]
+            break
+    return Contents(letters=cursors, signatures=[group.sample for group in _largest_groups(selected)])
+
+
+def _largest_groups(selected: Selected) -> list[SelectedGroup]:
+    return sorted(selected.groups.values(), key=lambda each: (-each.count, each.sample))[:_MAX_GROUPS]
+
+
+def page_of(
+    request: DeadLetterListRequest, selected: Selected, contents: Contents, found: FoundContents
+) -> DeadLetterPage:
+    """Return a page of a selection with its contents."""
+    cursors = contents.letters
+    remaining = max(0, selected.following - request.offset - len(cursors))
+    return DeadLetterPage(
+        items=[found.letters[each] for each in cursors if each in found.letters],
+        unreadable=[found.unreadable[each] for each in cursors if each in found.unreadable],
+        total=selected.total,
+        page=request.page,
+        pages=max(1, -(-selected.total // request.limit)),
+        groups=[
+            DeadLetterGroup(
+                signature=found.signatures[group.sample], count=group.count, digest=combined_digest([group.number])
+            )
+            for group in _largest_groups(selected)
+            if group.sample in found.signatures
+        ],
+        group_count=len(selected.groups),
+        digest=combined_digest(group.number for group in selected.groups.values()),
+        next=cursors[-1] if remaining else None,
+        remaining=remaining,
+        end=selected.end,
+    )
 
 
 def _handler_for(
@@ -188,11 +228,14 @@ def _handler_for(
     return apply
 
 
-async def _all(ctx: restate.Context) -> list[DeadLetter]:
-    return (await ObjectClient(ctx, _list_all, INDEX_KEY).call()).items
-
-
 async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> ActionReceipt:
+    receipt = await _start(ctx, action, request)
+    saga_id = request.id.rpartition("/")[0]
+    return await _await_outcome(ctx, saga_id, receipt) if request.wait else receipt
+
+
+def _start(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> CallFuture[ActionReceipt]:
+    """Start an operator action."""
     saga_id, _, step = request.id.rpartition("/")
     number, _, position = step.rpartition(".")
     number = number or "1"
@@ -207,8 +250,7 @@ async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLett
         payload=request.payload,
         signed_action=request.signed_action,
     )
-    receipt = await ObjectClient(ctx, apply_to_step, saga_id).call(step_action)
-    return await _await_outcome(ctx, saga_id, receipt) if request.wait else receipt
+    return ObjectClient(ctx, apply_to_step, saga_id).call_async(step_action)
 
 
 async def _await_outcome(ctx: restate.Context, saga_id: str, receipt: ActionReceipt) -> ActionReceipt:

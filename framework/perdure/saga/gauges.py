@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-
-from pydantic import ValidationError
+from urllib.parse import unquote
 
 from perdure._runtime.places import ValueCodec
 from perdure.alerts.conditions import HANGING_LIMIT, STUCK_RETRIES, Condition, stored_conditions_sql
 from perdure.alerts.service import StoredConditions, attempt_conditions
 from perdure.engine.admin import AdminClient
 from perdure.engine.polling import Pace
-from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
-from perdure.observability.logging import get_logger
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, parse_time
 from perdure.observability.metrics import (
     DEAD_LETTERS,
     HELD_STEPS,
@@ -28,12 +24,9 @@ from perdure.observability.metrics import (
     STUCK,
 )
 from perdure.saga.held_step_monitoring import sample_held_steps
-from perdure.saga.messages import DeadLetter
 from perdure.saga.queries import open_sagas_sql
 from perdure.saga.schema import DEAD_LETTERS_SQL
 from perdure.saga.status import SagaPhase
-
-log = get_logger("perdure.saga.gauges")
 
 _OPEN_SHARE: Final = 0.003
 """Share of a core for the query that reads the history of all sagas."""
@@ -64,30 +57,27 @@ class SagaSampler:
         self._pace = Pace(_OPEN_SHARE)
         self._open: list[dict[str, Any]] = []
 
-    async def __call__(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+    async def __call__(self, admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:  # noqa: ARG002 - names only
         """Return samples; see `sample_sagas`."""
         if self._pace.is_due:
             with self._pace.measured():
                 self._open = await _count_open(admin)
         stored = await self._stored.read(admin)
-        return await _sample(admin, codec, self._open, stored, self._hanging_limit)
+        return await _sample(admin, self._open, stored, self._hanging_limit)
 
 
-async def sample_sagas(
-    admin: AdminClient, codec: ValueCodec | None, hanging_limit: timedelta = HANGING_LIMIT
-) -> list[Sample]:
+async def sample_sagas(admin: AdminClient, hanging_limit: timedelta = HANGING_LIMIT) -> list[Sample]:
     """Return samples from the engine's tables.
 
     Args:
         admin: The engine.
-        codec: Encryption of the services' journal; None if it is not encrypted.
         hanging_limit: How long an attempt may run without progress.
 
     Raises:
         EngineError: The engine does not answer, or refuses a query.
     """
     stored = await admin.query(stored_conditions_sql(timedelta(0)))
-    return await _sample(admin, codec, await _count_open(admin), stored, hanging_limit)
+    return await _sample(admin, await _count_open(admin), stored, hanging_limit)
 
 
 async def _count_open(admin: AdminClient) -> list[dict[str, Any]]:
@@ -96,7 +86,6 @@ async def _count_open(admin: AdminClient) -> list[dict[str, Any]]:
 
 async def _sample(
     admin: AdminClient,
-    codec: ValueCodec | None,
     open_sagas: Iterable[Mapping[str, Any]],
     stored: Iterable[Mapping[str, Any]],
     hanging_limit: timedelta,
@@ -116,29 +105,17 @@ async def _sample(
         labels = {"service": service, "status": condition}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    return [*samples, *await _sample_dead_letters(admin, codec, now), *await sample_held_steps(admin, now)]
+    return [*samples, *await _sample_dead_letters(admin, now), *await sample_held_steps(admin, now)]
 
 
-async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:
-    letters: defaultdict[str, list[DeadLetter]] = defaultdict(list)
-    unreadable = 0
-    for row in await admin.query(DEAD_LETTERS_SQL):
-        try:
-            letter = DeadLetter.model_validate_json(decode_state_value(row, codec))
-        except (ValidationError, UnreadableValue):  # another version or another key
-            unreadable += 1
-            continue
-        letters[letter.service].append(letter)
+async def _sample_dead_letters(admin: AdminClient, now: datetime) -> list[Sample]:
     samples: list[Sample] = []
-    if unreadable:
-        log.warning("saga.gauges.unreadable", number=unreadable)
-        samples.append((DEAD_LETTERS, unreadable, {"service": "unknown"}))
-    for service, found in letters.items():
-        labels = {"service": service}
-        oldest = min(each.since for each in found)
-        samples.append((DEAD_LETTERS, len(found), labels))
-        samples.append((OLDEST_DEAD_LETTER, age_in_seconds(oldest, now), labels))
-        attention = {**labels, "phase": "needs_attention"}
-        samples.append((OPEN_SAGAS, len({each.saga_id for each in found}), attention))
-        samples.append((OLDEST_SAGA, age_in_seconds(oldest, now), attention))
+    for row in await admin.query(DEAD_LETTERS_SQL):
+        labels = {"service": unquote(row["service"])}
+        age = age_in_seconds(parse_time(row, "oldest"), now)
+        samples.append((DEAD_LETTERS, row["number"], labels))
+        samples.append((OLDEST_DEAD_LETTER, age, labels))
+        attention = {**labels, "phase": SagaPhase.NEEDS_ATTENTION.value}
+        samples.append((OPEN_SAGAS, row["sagas"], attention))
+        samples.append((OLDEST_SAGA, age, attention))
     return samples

@@ -64,7 +64,7 @@ from perdure.saga.schema import (
     HELD_PREFIX,
     HELD_STEP_INDEX,
     HELD_STEPS,
-    INDEX_KEY,
+    HELD_STEPS_KEY,
     SAGA_HELD_STEPS,
     held_step_id,
 )
@@ -179,7 +179,7 @@ class SagaHeldSteps:
             log.warning("saga.step_held", saga=step.saga_id, step=step.step, until=step.until, error=step.error)
         await state.set(held)
         if held.outcome is None:
-            await ObjectClient(ctx, _put, INDEX_KEY).send(held.step)
+            await ObjectClient(ctx, _put, HELD_STEPS_KEY).send(held.step)
         return held.answer()
 
     async def outcome(self, ctx: restate.ObjectContext, request: OutcomeRequest) -> HoldAnswer:
@@ -319,7 +319,7 @@ def _check_value(field: str, schema: JsonValue, value: JsonValue) -> None:
 
 
 async def _send_removal(ctx: restate.ObjectContext, step: HeldStep) -> None:
-    await ObjectClient(ctx, _remove, INDEX_KEY).send(str(HeldStepName.of(step)))
+    await ObjectClient(ctx, _remove, HELD_STEPS_KEY).send(str(HeldStepName.of(step)))
 
 
 async def _positions(ctx: restate.ObjectContext) -> list[int]:
@@ -391,7 +391,7 @@ class HeldSteps:
 
     async def list_(self, ctx: restate.Context, request: HeldStepListRequest) -> HeldStepPage:
         """List held steps, oldest first, with the number per error signature."""
-        return await ObjectClient(ctx, _page, INDEX_KEY).call(request)
+        return await ObjectClient(ctx, _page, HELD_STEPS_KEY).call(request)
 
     async def show(self, ctx: restate.Context, id_: str) -> HeldStepDetail:
         """Return a held step, also after its hold, with its audit log."""
@@ -404,7 +404,7 @@ class HeldSteps:
         if not wanted:
             raise InvalidInput("invalid input: filter: set at least one field", metadata={"field": "filter"})
         listing = HeldStepListRequest(**wanted, after=request.after, limit=request.limit)
-        page = await ObjectClient(ctx, _page, INDEX_KEY).call(listing)
+        page = await ObjectClient(ctx, _page, HELD_STEPS_KEY).call(listing)
         receipt = HeldStepBulkReceipt(next=page.next)
         if request.dry_run:
             return receipt.model_copy(update={"done": [step.id for step in page.items]})

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from perdure.errors import ConfigurationError
 from perdure.handlers import Definition
-from perdure.saga.dead_letters import DeadLetterIndex, DeadLetters
+from perdure.saga.dead_letter_index import DeadLetterIndex
+from perdure.saga.dead_letters import DeadLetters
 from perdure.saga.dispatch import RollbackDispatcher
 from perdure.saga.held_steps import HeldStepIndex, HeldSteps, SagaHeldSteps
 from perdure.saga.rollback import RETENTION, ExecutionRollbacks, Rollbacks

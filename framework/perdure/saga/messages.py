@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from perdure._runtime.plain_text import Reason
 from perdure._runtime.records import StoredRecord
@@ -64,12 +64,14 @@ class ReportAnswer(BaseModel):
 
     Args:
         wait: The waiter's random ID; an answer with another ID is forged.
+        is_recorded: Whether the rollback has recorded its steps, so that a repeated request needs none.
         report: The result; None while the rollback runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     wait: str
+    is_recorded: bool = False
     report: RollbackReport | None = None
 
 
@@ -281,62 +283,128 @@ def letter_of(rollback: RollbackStatus, letter: str) -> DeadLetter | None:
     )
 
 
+MAX_PAGE: Final = 100
+"""Largest number of dead letters in an answer, and in one batch of an action."""
+
+_MAX_OFFSET: Final = 5_000
+
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=8_000)]
+
+
 class DeadLetterFilter(_Input):
     """Filter of dead letters; all given fields must match.
 
     Args:
+        id: The dead letter.
         saga_id: The saga.
         service: The saga's service.
         step: The step's name.
         signature: The error signature.
     """
 
+    id: str | None = None
     saga_id: str | None = None
     service: str | None = None
     step: str | None = None
     signature: str | None = None
-
-    def matches(self, letter: DeadLetter) -> bool:
-        """Return whether a dead letter matches."""
-        wanted = self.model_dump(include={"saga_id", "service", "step", "signature"}, exclude_none=True)
-        return all(getattr(letter, field) == value for field, value in wanted.items())
 
 
 class DeadLetterListRequest(DeadLetterFilter):
     """Request for one page of dead letters.
 
     Args:
-        page: 1 for the first page.
-        page_size: Items per page.
+        page: 1 for the first page. It reaches the first 5,000 dead letters; ``after`` reaches all.
+        page_size: Items per page; an answer has at most 100.
+        after: Cursor: ``next`` of the previous page, instead of ``page``.
+        until: Cursor of the last dead letter to list, such as ``end`` of the first page.
     """
 
     page: int = Field(default=1, ge=1)
     page_size: int = Field(default=50, ge=1, le=500)
+    after: Cursor | None = None
+    until: Cursor | None = None
+
+    @property
+    def limit(self) -> int:
+        """Items per page."""
+        return min(self.page_size, MAX_PAGE)
+
+    @property
+    def offset(self) -> int:
+        """Number of dead letters before the page, in addition to those up to ``after``."""
+        return (self.page - 1) * self.limit
+
+    @model_validator(mode="after")
+    def _check_page(self) -> Self:
+        if self.after is not None and self.page > 1:
+            raise ValueError("page and after exclude each other")
+        if self.offset >= _MAX_OFFSET:
+            raise ValueError(f"page: only the first {_MAX_OFFSET:,} dead letters have page numbers; use after")
+        return self
 
 
 class DeadLetterGroup(BaseModel):
-    """Number of dead letters with the same error signature."""
+    """Dead letters with the same error signature.
+
+    Args:
+        signature: The signature.
+        count: Their number.
+        digest: Changes when a dead letter of the group is added, removed or redriven.
+    """
 
     signature: str
     count: int
+    digest: str = ""
+
+
+class UnreadableDeadLetter(BaseModel):
+    """A dead letter whose content cannot be read, for example because its encryption key is missing.
+
+    Args:
+        id: The dead letter.
+        saga_id: The saga.
+        service: The saga's service.
+        since: When it became a dead letter.
+        error: Why it cannot be read, and what to do.
+    """
+
+    id: str
+    saga_id: str
+    service: str
+    since: datetime
+    error: str
 
 
 class DeadLetterPage(BaseModel):
     """One page of dead letters, oldest first.
 
+    A page has fewer items than requested where their payloads are large; ``next`` continues after the last one.
+
     Args:
         items: The dead letters of this page.
+        unreadable: Those of this page that cannot be read.
         total: Number of matches.
         page: Number of this page.
         pages: Number of pages.
-        groups: All matches by error signature, largest group first.
+        groups: The largest 100 groups of matches by error signature, largest first.
+        group_count: Number of groups.
+        digest: Changes when a match is added, removed or redriven.
+        next: Cursor of the next page; None on the last one.
+        remaining: Number of dead letters after this page.
+        end: Cursor of the newest match; None if nothing matches.
     """
 
     items: list[DeadLetter]
+    unreadable: list[UnreadableDeadLetter] = []
     total: int
     page: int
     pages: int
     groups: list[DeadLetterGroup]
+    group_count: int = 0
+    digest: str = ""
+    next: str | None = None
+    remaining: int = 0
+    end: str | None = None
 
 
 class DeadLetterActionRequest(_Input):
@@ -360,7 +428,9 @@ class DeadLetterActionRequest(_Input):
 
 
 class BulkActionRequest(_Input):
-    """Operator action on all dead letters that match a filter.
+    """Operator action on a batch of at most 100 of the dead letters that match a filter, oldest first.
+
+    To continue with the next batch, repeat the request with ``next`` of the receipt as ``after``, and its ``until``.
 
     Args:
         action: The action.
@@ -369,25 +439,36 @@ class BulkActionRequest(_Input):
         filter: The dead letters; at least one field is required.
         signed_actions: The operator's signed actions by dead letter ID. Where actions must be signed, dead letters
             without one are refused: they appeared after the operator looked.
+        after: Cursor of the last dead letter before the batch.
+        until: Cursor of the last dead letter to act on; by default that of the newest match, so that dead letters that
+            appear between two batches are left alone.
     """
 
     action: OperatorAction
     actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
-    signed_actions: dict[str, SignedAction] = Field(default={}, max_length=1000)
+    signed_actions: dict[str, SignedAction] = Field(default={}, max_length=MAX_PAGE)
+    after: Cursor | None = None
+    until: Cursor | None = None
 
 
 class BulkActionReceipt(BaseModel):
-    """Result of a bulk action.
+    """Result of one batch of a bulk action.
 
     Args:
         done: IDs of the dead letters that the action was applied to.
         refused: Errors by ID of the others.
+        next: Cursor of the next batch; None after the last one.
+        until: Cursor of the last dead letter to act on.
+        remaining: Number of dead letters after this batch.
     """
 
     done: list[str]
     refused: dict[str, str]
+    next: str | None = None
+    until: str | None = None
+    remaining: int = 0
 
 
 def roll_back_handler(service: str, key: str) -> CompensationHandler:

@@ -158,7 +158,7 @@ class Saga:
         if not should_publish(self._ctx, SagaStepEnded):
             return
         invocation = invocation_of(self._ctx)
-        if first_observation(f"{invocation.id}/{record.position}"):
+        if first_observation(self._ctx, str(record.position)):
             publish(SagaStepEnded(invocation, self.saga_id, record.step, error))
 
 

@@ -314,9 +314,10 @@ class ExecutionRollbacks:
     async def report(self, ctx: restate.ObjectSharedContext, wait: str) -> ReportAnswer:
         """Return the result of the rollback to a waiter, once it has ended."""
         rollback, progress = await rollback_record(ctx).get(), await rollback_progress_state(ctx).get()
-        if rollback is None or progress is None or not progress.ended:
+        if rollback is None or progress is None:
             return ReportAnswer(wait=wait)
-        return ReportAnswer(wait=wait, report=report_of(rollback, await all_step_progress(ctx, rollback)))
+        report = report_of(rollback, await all_step_progress(ctx, rollback)) if progress.ended else None
+        return ReportAnswer(wait=wait, is_recorded=True, report=report)
 
     async def status(self, ctx: restate.ObjectSharedContext) -> ExecutionStatus:
         """Return the status of the rollback, with its steps."""

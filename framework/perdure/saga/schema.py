@@ -61,11 +61,14 @@ PROGRESS_KEY: Final = "progress"
 PHASE_PREFIX: Final = "phase/"
 NONCES_KEY: Final = "nonces"
 
-# State of `DeadLetterIndex`, whose only key is INDEX_KEY.
-INDEX_KEY: Final = "all"
+# State of `DeadLetterIndex`: two entries for each dead letter. The first one holds its content, the second one the
+# error signature. The name of the second one is `listed/{since}/{service}/{step}/{signature}/{redriven}/{size}/{id}`,
+# with digests of step and signature.
 DEAD_LETTER_PREFIX: Final = "dead_letter/"
+LISTED_PREFIX: Final = "listed/"
 
-# State of `HeldStepIndex`, whose only key is INDEX_KEY too, and of `SagaHeldSteps`.
+# State of `HeldStepIndex`, whose only key is HELD_STEPS_KEY, and of `SagaHeldSteps`.
+HELD_STEPS_KEY: Final = "all"
 HELD_PREFIX: Final = "held/"
 
 # State of `SagaReconciler`: prefixes of an orphan's ID.
@@ -466,10 +469,17 @@ def of_key_sql(*keys: str, column: str = "service_key") -> str:
     return f"scope is null and {column} in ({', '.join(map(sql_text, keys))})"
 
 
-DEAD_LETTERS_SQL: Final = (
-    "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    f"where service_name = '{DEAD_LETTER_INDEX}' and {of_key_sql(INDEX_KEY)}"
-)
+DEAD_LETTER_SHARDS: Final = tuple("01234567")
+"""Keys of `DeadLetterIndex`."""
+
+DEAD_LETTERS_SQL: Final = f"""
+select service, count(*) as number, min(since) as oldest, count(distinct saga) as sagas from (
+  select split_part(key, '/', 2) as since, split_part(key, '/', 3) as service,
+    regexp_replace(key, '^([^/]*/){{7}}(.*)/[^/]*$', '\\2') as saga
+  from state where service_name = '{DEAD_LETTER_INDEX}' and {of_key_sql(*DEAD_LETTER_SHARDS)}
+    and key like '{LISTED_PREFIX}%'
+) group by service"""
+"""Query for the number of dead letters per service, the oldest one, and the number of sagas. It reads names only."""
 
 
 # The phase depends on the engine's row of the orchestration, on the names that the orchestration recorded, and on the
@@ -603,7 +613,7 @@ def held_marks_sql(service: str, key: str) -> str:
 
 
 HELD_STEPS_SQL: Final = (
-    f"select key from state where service_name = '{HELD_STEP_INDEX}' and {of_key_sql(INDEX_KEY)} "
+    f"select key from state where service_name = '{HELD_STEP_INDEX}' and {of_key_sql(HELD_STEPS_KEY)} "
     f"and key like '{HELD_PREFIX}%'"
 )
 """Query for the names of all held steps, see `perdure.saga.held_step_names`."""

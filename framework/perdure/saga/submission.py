@@ -5,7 +5,9 @@ the orchestration, which expire with the workflow's retention. The engine offers
 reused after the retention has the same invocation ID, seed and awakeables. By the ID, a repeated request differs from
 another execution, so a request can be repeated safely.
 
-A rollback can be killed before it has recorded anything. A waiter therefore repeats its request.
+A rollback can be killed before it has recorded anything. A waiter therefore repeats its request. Before each
+repetition it asks the saga service for the report and waits for the answer. Nothing is therefore repeated while that
+service is down, and the repetition contains no steps once they are recorded.
 """
 
 from __future__ import annotations
@@ -140,6 +142,8 @@ async def await_rollback(
         answer = await ObjectClient(ctx, read_report, request.execution).call(wait)
         if answer.report is not None and answer.wait == wait:
             return answer.report
+        if answer.is_recorded and answer.wait == wait:  # the next request only adds its waiter
+            request = request.model_copy(update={"steps": [], "completed": {}, "running": {}})
         if any(timer in done for timer in timers):
             return RollbackReport(outcome=RollbackState.RUNNING)
         if woken in done:

@@ -213,17 +213,31 @@ class ScheduleListRequest(_Input):
     page_size: int = Field(default=50, ge=1, le=200)
 
 
+class UnreadableSchedule(_Output):
+    """A schedule whose status cannot be read, for example because its encryption key is missing.
+
+    Args:
+        name: The schedule.
+        error: Why, and what to do.
+    """
+
+    name: str
+    error: str
+
+
 class SchedulePage(_Output):
     """Page of schedules, sorted by name.
 
     Args:
         items: The schedules of this page.
+        unreadable: Schedules of this page that cannot be read.
         total: The number of schedules.
         page: The page number, from 1.
         pages: The number of pages.
     """
 
     items: list[ScheduleStatus]
+    unreadable: list[UnreadableSchedule] = []
     total: int
     page: int
     pages: int

@@ -20,7 +20,17 @@ from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
 from perdure.engine.catalog import find_problem
-from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError, error_code
+from perdure.errors import (
+    CODE_KEY,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PerdureTerminalError,
+    Refused,
+    TerminalError,
+    UnreadableValue,
+    error_code,
+)
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
@@ -42,6 +52,7 @@ from perdure.schedules.messages import (
     SchedulePage,
     ScheduleRequest,
     ScheduleStatus,
+    UnreadableSchedule,
     fire_target,
     index_add_target,
     index_remove_target,
@@ -388,7 +399,10 @@ def _action_handler(
 
 async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
     """Return the status of a schedule."""
-    return await (await StoredSchedule.load(ctx)).status()
+    try:
+        return await (await StoredSchedule.load(ctx)).status()
+    except UnreadableValue as error:  # a caller must not wait until this process has the key
+        raise PerdureTerminalError(str(error), metadata={CODE_KEY: "unreadable_state"}) from error
 
 
 class ScheduleIndex:
@@ -416,18 +430,22 @@ class ScheduleIndex:
             name.removeprefix(INDEX_PREFIX) for name in await ctx.state_keys() if name.startswith(INDEX_PREFIX)
         )
         first = (request.page - 1) * request.page_size
-        calls = [
-            ObjectClient(ctx, status_target, name).call_async() for name in names[first : first + request.page_size]
-        ]
-        items = []
-        for call in calls:
+        calls = {
+            name: ObjectClient(ctx, status_target, name).call_async()
+            for name in names[first : first + request.page_size]
+        }
+        items: list[ScheduleStatus] = []
+        unreadable: list[UnreadableSchedule] = []
+        for name, call in calls.items():
             try:
                 items.append(await call)
             except TerminalError as error:
-                if error_code(error) != NotFound.code:  # removed since the index was read
+                if is_own_cancel(error):
                     raise
+                if error_code(error) != NotFound.code:  # removed since the index was read
+                    unreadable.append(UnreadableSchedule(name=name, error=error.message))
         pages = max(1, -(-len(names) // request.page_size))
-        return SchedulePage(items=items, total=len(names), page=request.page, pages=pages)
+        return SchedulePage(items=items, unreadable=unreadable, total=len(names), page=request.page, pages=pages)
 
 
 def _check_name(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from perdure._runtime.plain_text import Reason
-from perdure.approvals.messages import ApprovalStatus, AuditEntry, InboxItem
+from perdure.approvals.messages import ApprovalStatus, AuditEntry, InboxItem, UnreadableInboxItem
 from perdure.security import Link, SignedAction
 from perdure.security.user_names import ANYONE
 
@@ -21,6 +21,7 @@ class Inbox(BaseModel):
     """
 
     items: list[InboxItem]
+    unreadable: list[UnreadableInboxItem] = []
     total: int
 
 

@@ -40,7 +40,11 @@ async def inbox(engine: EngineClient, session: Session) -> Inbox:
     """Return the open approvals for the session's user: the user's own, those of groups, and those for anyone."""
     user = session.user
     page = await engine.call(page_inbox, InboxQuery(limit=MAX_ITEMS, groups=user.groups), key=user.name)
-    return Inbox(items=page.items, total=len(page.items) if page.next is None else page.total)
+    return Inbox(
+        items=page.items,
+        unreadable=page.unreadable,
+        total=len(page.items) + len(page.unreadable) if page.next is None else page.total,
+    )
 
 
 async def count_open(engine: EngineClient) -> int:

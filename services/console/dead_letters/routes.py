@@ -16,18 +16,16 @@ from perdure.saga.messages import (
     DeadLetterPage,
 )
 from perdure.saga.schema import OperatorAction
-from services.console.auth.roles import Role, is_permitted
 from services.console.dead_letters import payloads, service
 from services.console.dead_letters.payloads import DiffLine
 from services.console.dead_letters.schemas import (
-    MAX_BULK,
     BulkActionInput,
     DeadLetterActionInput,
     DeadLetterDetail,
     NewPayload,
     RedriveCount,
 )
-from services.console.dependencies import ComponentsDep, EngineDep, Operator, PageQuery, ReasonField, Viewer
+from services.console.dependencies import ComponentsDep, EngineDep, Operator, ReasonField, Viewer
 from services.console.formatting import quote_path
 from services.console.problems import ENGINE_ERRORS, invalid
 from services.console.rendering import page, redirect
@@ -36,6 +34,7 @@ api = APIRouter(prefix="/api/dead-letters", tags=["dead letters"], responses=ENG
 pages = APIRouter(prefix="/dead-letters")
 
 PAGE_SIZE: Final = 50
+_SHOWN_REFUSALS: Final = 20
 _PAST: Final = {
     OperatorAction.REDRIVE: "redriven",
     OperatorAction.SKIP: "skipped",
@@ -44,6 +43,8 @@ _PAST: Final = {
     OperatorAction.ANNOTATE: "annotated",
 }
 FilterQuery = Annotated[str, Query(max_length=500)]
+CursorQuery = Annotated[str, Query(max_length=8_000)]
+CursorField = Annotated[str, Form(max_length=8_000)]
 FilterField = Annotated[str, Form(max_length=500)]
 PayloadField = Annotated[str, Form(max_length=1_000_000)]
 
@@ -56,9 +57,8 @@ async def list_all(_: Viewer, engine: EngineDep, request: Annotated[DeadLetterLi
 
 @api.post("", operation_id="act_on_dead_letters")
 async def act_on_many(body: BulkActionInput, session: Operator, components: ComponentsDep) -> BulkActionReceipt:
-    """Act on all dead letters that match a filter."""
-    digest = None if body.letters is None else service.letters_digest(body.letters)
-    return await service.act_on_many(components, session, body.action, body.filter, reason=body.reason, digest=digest)
+    """Act on a batch of at most 100 dead letters that match a filter."""
+    return await service.act_on_many(components, session, body)
 
 
 @api.post("/{letter_id:path}/compare", operation_id="compare_payload")
@@ -91,7 +91,7 @@ async def list_page(
     service_name: Annotated[FilterQuery, Query(alias="service")] = "",
     step: FilterQuery = "",
     signature: FilterQuery = "",
-    number: PageQuery = 1,
+    after: CursorQuery = "",
 ) -> HTMLResponse:
     """Show dead letters, oldest first, and the groups by error."""
     filters = {"saga": saga, "service": service_name, "step": step, "signature": signature}
@@ -100,23 +100,18 @@ async def list_page(
         service=service_name or None,
         step=step or None,
         signature=signature or None,
-        page=number,
         page_size=PAGE_SIZE,
+        after=after or None,
     )
-    if is_permitted(session.user.roles, Role.OPERATOR):
-        listing, digests = await service.list_page_with_digests(engine, query)
-    else:
-        listing, digests = await service.list_page(engine, query), {}
     return await page(
         request,
         session,
         "dead_letters.html",
-        listing=listing,
-        digests=digests,
+        listing=await service.list_page(engine, query),
         filters=filters,
         active_filters={name: value for name, value in filters.items() if value},
         actions=list(OperatorAction),
-        max_bulk=MAX_BULK,
+        after=after,
     )
 
 
@@ -132,16 +127,46 @@ async def submit_bulk_action(
     signature: FilterField = "",
     reason: ReasonField = "",
     digest: Annotated[str, Form(max_length=64)] = "",
+    after: CursorField = "",
+    until: CursorField = "",
+    done: Annotated[int, Form(ge=0)] = 0,
+    refused: Annotated[int, Form(ge=0)] = 0,
 ) -> Response:
-    """Act on a group of dead letters with the same error, as shown on the page."""
+    """Act on a group of dead letters with the same error, as shown on the page, and show the progress of its batches.
+
+    The page of a batch sends the next one, so that a request acts on a bounded number.
+    """
     if not signature:
         raise invalid("no group selected; reload the page")
     criteria = DeadLetterFilter(
         saga_id=saga or None, service=service_name or None, step=step or None, signature=signature
     )
-    receipt = await service.act_on_many(components, session, action, criteria, reason=reason, digest=digest)
-    rejected = f"; {len(receipt.refused)} rejected: {next(iter(receipt.refused.values()))}" if receipt.refused else ""
-    return await redirect(request, session, "/dead-letters", f"{len(receipt.done)} {_PAST[action]}{rejected}")
+    # The first batch acts on the group as shown, and the others on its rest.
+    body = BulkActionInput(
+        action=action,
+        filter=criteria,
+        reason=reason,
+        digest=None if after else digest,
+        after=after or None,
+        until=until or None,
+    )
+    receipt = await service.act_on_many(components, session, body)
+    if receipt.next is None and not after:
+        first = next(iter(receipt.refused.values()), "")
+        rejected = f"; {len(receipt.refused)} rejected: {first}" if first else ""
+        return await redirect(request, session, "/dead-letters", f"{len(receipt.done)} {_PAST[action]}{rejected}")
+    filters = {"saga": saga, "service": service_name, "step": step, "signature": signature}
+    return await page(
+        request,
+        session,
+        "dead_letter_batch.html",
+        receipt=receipt,
+        past=_PAST[action],
+        shown=list(receipt.refused.items())[:_SHOWN_REFUSALS],
+        done=done + len(receipt.done),
+        refused=refused + len(receipt.refused),
+        fields={**{name: value for name, value in filters.items() if value}, "action": action.value, "reason": reason},
+    )
 
 
 @pages.post("/{letter_id:path}/compare")

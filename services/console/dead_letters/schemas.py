@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.messages import DeadLetter, DeadLetterFilter
+from perdure.saga.messages import Cursor, DeadLetter, DeadLetterFilter
 from perdure.saga.schema import AuditEntry, OperatorAction
-
-MAX_BULK: Final = 1000
-"""The maximal number of dead letters of a bulk action."""
 
 RedriveCount = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -40,14 +37,16 @@ class DeadLetterActionInput(BaseModel):
 
 
 class BulkActionInput(BaseModel):
-    """An action on all dead letters that match a filter.
+    """An action on all dead letters that match a filter, in batches of at most 100.
 
     Args:
         action: The action.
         filter: The filter, with at least one field.
         reason: The reason.
-        letters: `redriven` of each dead letter as shown, by ID. The action fails if the matching ones have changed.
-            Null acts on those that match now.
+        digest: The digest of the matching dead letters as shown. The action fails if they have changed. Null acts on
+            those that match now.
+        after: `next` of the previous batch's receipt; null for the first batch.
+        until: `until` of the previous batch's receipt; null for the first batch.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,7 +54,9 @@ class BulkActionInput(BaseModel):
     action: OperatorAction
     filter: DeadLetterFilter
     reason: Reason = ""
-    letters: Annotated[dict[str, RedriveCount], Field(max_length=MAX_BULK)] | None = None
+    digest: Annotated[str, Field(max_length=64)] | None = None
+    after: Cursor | None = None
+    until: Cursor | None = None
 
 
 class NewPayload(BaseModel):

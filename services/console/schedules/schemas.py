@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure._runtime.plain_text import Reason
-from perdure.schedules.messages import ScheduleStatus
+from perdure.schedules.messages import ScheduleStatus, UnreadableSchedule
 from perdure.schedules.signatures import schedule_digest
 
 ActionName = Literal["pause", "resume", "trigger", "remove"]
@@ -28,6 +28,7 @@ class SchedulePage(BaseModel):
     """A page of schedules, by name."""
 
     items: list[Schedule]
+    unreadable: list[UnreadableSchedule] = []
     total: int
     page: int
     pages: int

@@ -28,7 +28,11 @@ async def list_page(engine: EngineClient, number: int = 1) -> SchedulePage:
     """Return a page of schedules, by name."""
     found = await engine.call(list_target, ScheduleListRequest(page=number, page_size=PAGE_SIZE), key=INDEX_KEY)
     return SchedulePage(
-        items=[Schedule.of(status) for status in found.items], total=found.total, page=found.page, pages=found.pages
+        items=[Schedule.of(status) for status in found.items],
+        unreadable=found.unreadable,
+        total=found.total,
+        page=found.page,
+        pages=found.pages,
     )
 
 

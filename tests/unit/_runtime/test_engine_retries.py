@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure._runtime.engine_retries import EngineRetries, retry_count
+from perdure._runtime.engine_retries import EngineRetries, known_entries, retry_count
 
 
 def varint(value: int) -> bytes:
@@ -25,7 +25,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 starts = st.builds(
-    lambda name, known, key, count: (field(1, name) + field(3, known) + field(6, key) + field(7, count), count),
+    lambda name, known, key, count: (field(1, name) + field(3, known) + field(6, key) + field(7, count), known, count),
     st.binary(max_size=300),
     st.integers(0, 2**32 - 1),
     st.binary(max_size=50),
@@ -35,7 +35,7 @@ starts = st.builds(
 
 @given(start=starts, cuts=st.lists(st.integers(1, 40), max_size=20), rest=st.binary(max_size=30))
 async def test_read_count_from_any_chunks(start, cuts, rest):
-    message, count = start
+    message, known, count = start
     body = b"\0\0\0\0" + len(message).to_bytes(4, "big") + message + rest
     chunks = []
     for size in cuts:
@@ -49,9 +49,10 @@ async def test_read_count_from_any_chunks(start, cuts, rest):
 
     retries = EngineRetries(receive)
     assert [(await retries())["body"] for _ in chunks] == chunks
-    assert retries.count == count
+    assert (retries.entries, retries.count) == (known, count)
 
 
 @given(data=st.binary(max_size=100))
 def test_unreadable_message_has_a_count(data):
     assert retry_count(data) >= 0
+    assert known_entries(data) >= 0

@@ -57,7 +57,7 @@ def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
 def test_guard_context_once():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
-    context.invocation = SimpleNamespace(headers=[], input_buffer=b"")
+    context.invocation = SimpleNamespace(invocation_id="inv_1", key="", headers=[], input_buffer=b"")
     sdk.guard(context)
     guarded = type(context)
     sdk.guard(context)

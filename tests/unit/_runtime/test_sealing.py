@@ -62,7 +62,7 @@ def test_guard_keeps_a_sealed_journal_sealed():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
     context.vm.__class__ = sealing._SealedVM
-    context.invocation = SimpleNamespace(headers=[], input_buffer=b"")
+    context.invocation = SimpleNamespace(invocation_id="inv_1", key="", headers=[], input_buffer=b"")
     sdk.guard(context)
     assert isinstance(context.vm, sealing._SealedVM)
 

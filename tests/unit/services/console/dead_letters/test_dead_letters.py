@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
 
@@ -19,7 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.messages import DeadLetter, DeadLetterFilter
+from perdure.saga.dead_letter_index import FoundContents, ListedLetter, Selected, Selection, select_from
+from perdure.saga.dead_letters import contents_of_page, page_of, selection_of
+from perdure.saga.messages import MAX_PAGE, DeadLetter, DeadLetterFilter, DeadLetterListRequest
 from perdure.saga.schema import OperatorAction
 from services.console.alert_count import AlertCount
 from services.console.auth.roles import Role
@@ -65,20 +67,26 @@ class Letters:
             return httpx.Response(200, json=body)
         assert request.url.path == "/restate/call/DeadLetters/act_on_many"
         self.actions.append(body)
-        return httpx.Response(200, json={"done": sorted(body["signed_actions"]), "refused": {}})
+        batch = self._select(DeadLetterFilter(**body["filter"]), MAX_PAGE, body["after"], body["until"])
+        ids = [ListedLetter.parse(cursor).id for cursor in batch.cursors]
+        receipt = {"done": [each for each in ids if each in body["signed_actions"]], "until": body["until"]}
+        receipt |= {"refused": {each: "unsigned" for each in ids if each not in body["signed_actions"]}}
+        return httpx.Response(200, json=receipt)
+
+    def _select(self, wanted: DeadLetterFilter, limit: int, after: str | None, until: str | None) -> Selected:
+        cursors = sorted(ListedLetter.of(each).cursor for each in self.letters)
+        return select_from(cursors, Selection(filter=wanted, after=after, until=until, limit=limit))
 
     def _page(self, body: dict[str, Any]) -> dict[str, Any]:
-        criteria = DeadLetterFilter(**{name: body.get(name) for name in ("saga_id", "service", "step", "signature")})
-        matching = [each for each in self.letters if criteria.matches(each)]
-        size, number = body.get("page_size", 50), body.get("page", 1)
-        signatures = [each.signature for each in matching]
-        return {
-            "items": [each.model_dump(mode="json") for each in matching[(number - 1) * size : number * size]],
-            "total": len(matching),
-            "page": number,
-            "pages": max(1, -(-len(matching) // size)),
-            "groups": [{"signature": each, "count": signatures.count(each)} for each in dict.fromkeys(signatures)],
-        }
+        request = DeadLetterListRequest(**body)
+        selected = select_from(sorted(ListedLetter.of(each).cursor for each in self.letters), selection_of(request))
+        by_cursor = {ListedLetter.of(each).cursor: each for each in self.letters}
+        contents = contents_of_page(request, selected)
+        found = FoundContents(
+            letters={each: by_cursor[each] for each in contents.letters},
+            signatures={each: by_cursor[each].signature for each in contents.signatures},
+        )
+        return page_of(request, selected, contents, found).model_dump(mode="json")
 
     def done(self) -> list[tuple[str, dict[str, str], list[str]]]:
         """Return the actions: the name, the filter, and the signed IDs."""
@@ -115,6 +123,15 @@ def forms(html: str) -> list[dict[str, str]]:
     found = re.findall(r'<form class="inline" method="post" action="/dead-letters">(.*?)</form>', html, re.DOTALL)
     fields = [dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form)) for form in found]
     return [{name: unescape(value) for name, value in form.items() if name != "csrf"} for form in fields]
+
+
+def batch_form(html: str) -> dict[str, str] | None:
+    """Return the fields of the form that continues a bulk action; None after the last batch."""
+    found = re.search(r'<form method="post" action="/dead-letters" hx-post.*?</form>', html, re.DOTALL)
+    if found is None:
+        return None
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', found[0])
+    return {name: unescape(value) for name, value in fields if name != "csrf"}
 
 
 THREE_SERVICES = ("Trips", "Parcels", "Parcels", "Orders")
@@ -177,54 +194,49 @@ async def test_bulk_action_requires_digest(client_with):
     assert letters.actions == []
 
 
-async def test_bulk_action_spans_pages(client_with):
-    letters = Letters(*(letter(f"T{number:03}", signature=f"boom {number % 2}") for number in range(702)))
+async def test_bulk_action_continues_in_batches(client_with):
+    letters = Letters(*(letter(f"T{number:03}", signature=f"boom {'ab'[number % 2]}") for number in range(402)))
     async with client_with(letters) as client:
-        html = (await client.get("/dead-letters?page=15")).text
-        assert re.findall(r'href="/dead-letters/(\w+)/2"', html) == ["T700", "T701"]
-        assert "page 15 of 15" in html
-        first, second = forms(html)
+        first, second = forms((await client.get("/dead-letters")).text)
         assert first["digest"] != second["digest"]
-        assert (await client.post("/dead-letters", data={**second, "action": "skip"})).status_code == 303
-    (done,) = letters.done()
-    assert done[2] == [f"T{number:03}/2" for number in range(1, 702, 2)]
+        answer = await client.post("/dead-letters", data={**second, "action": "skip", "reason": "no charge"})
+        letters.letters.append(letter("late", signature="boom b", since=START + timedelta(days=1)))
+        progress = [re.findall(r"<strong>(\d+)</strong> skipped.*?(\d*)(?: remaining)?\.", answer.text)]
+        while (form := batch_form(answer.text)) is not None:
+            answer = await client.post("/dead-letters", data=form)
+            progress.append(re.findall(r"<strong>(\d+)</strong> skipped.*?(\d*)(?: remaining)?\.", answer.text))
+    assert progress == [[("100", "101")], [("200", "1")], [("201", "")]]
+    assert [len(done) for _, _, done in letters.done()] == [100, 100, 1]
+    acted = [each for _, _, done in letters.done() for each in done]
+    assert acted == [f"T{number:03}/2" for number in range(1, 402, 2)], "without the late one"
+    assert {each["reason"] for each in letters.actions} == {"no charge"}
 
 
-async def test_large_groups_offer_no_bulk_action(client_with):
-    many = [letter(f"T{number:04}", payload=None) for number in range(1001)]
-    letters = Letters(*many, letter("other", signature="rare"))
-    async with client_with(letters) as client:
-        html = (await client.get("/dead-letters")).text
-        assert forms(html) == []
-        assert "Bulk actions are limited to 1,000 dead letters" in html
-        assert forms((await client.get("/dead-letters?signature=boom")).text) == []
-        assert [each["signature"] for each in forms((await client.get("/dead-letters?signature=rare")).text)] == [
-            "rare"
-        ]
-
-
-async def test_viewer_reads_one_page(client_with):
-    letters = Letters(*(letter(f"T{number}") for number in range(60)))
+async def test_pages_are_linked_by_cursor(client_with):
+    letters = Letters(*(letter(f"T{number:02}") for number in range(60)))
     async with client_with(letters, Role.VIEWER) as client:
-        html = (await client.get("/dead-letters")).text
-    assert (forms(html), "<strong>60</strong>" in html) == ([], True)
-    assert [each["page_size"] for each in letters.listed] == [50]
+        first = (await client.get("/dead-letters?service=Trips")).text
+        (link,) = re.findall(r'href="([^"]*)" rel="next"', first)
+        second = (await client.get(unescape(link))).text
+    assert (forms(first), "<strong>60</strong>" in first, "10 more" in first) == ([], True, True)
+    assert re.findall(r'href="/dead-letters/(\w+)/2"', second) == [f"T{number}" for number in range(50, 60)]
+    assert 'rel="next"' not in second
+    assert 'href="/dead-letters?service=Trips">First page' in second
 
 
 async def test_api_bulk_action_rejects_changed_letters(client_with):
     letters = of_services()
     async with client_with(letters) as client:
-        seen = (await client.get("/api/dead-letters?service=Parcels")).json()["items"]
-        body = {"action": "resolve", "filter": {"service": "Parcels"}}
-        body["letters"] = {each["id"]: each["redriven"] for each in seen}
+        seen = (await client.get("/api/dead-letters?service=Parcels")).json()
+        body = {"action": "resolve", "filter": {"service": "Parcels"}, "digest": seen["digest"]}
         letters.letters.append(letter("late", service="Parcels"))
         rejected = await client.post("/api/dead-letters", json=body)
         assert (rejected.status_code, rejected.json()["code"], letters.actions) == (409, "changed", [])
 
-        body["letters"]["late/2"] = 0
+        body["digest"] = (await client.get("/api/dead-letters?service=Parcels")).json()["digest"]
         assert (await client.post("/api/dead-letters", json=body)).json()["done"] == ["T1/2", "T2/2", "late/2"]
-        # Without letters, the action applies to those that match now.
-        del body["letters"]
+        # Without a digest, the action applies to those that match now.
+        del body["digest"]
         letters.letters.append(letter("later", service="Parcels"))
         assert len((await client.post("/api/dead-letters", json=body)).json()["done"]) == 4
     assert len(letters.actions) == 2
