@@ -93,7 +93,8 @@ async def _perform(engine: AdminClient, invocation_id: str, action: InvocationAc
     receipt.target = found[0]["target"]
     receipt.status = now[0]["status"] if now else receipt.status
     ids = ", ".join(sql_text(row["id"]) for row in found)
-    rows = await engine.query(f"{sagas_sql(f'i.id in ({ids})')} select id, service, key, phase from sagas")
+    query = f"{sagas_sql(f'i.id in ({ids})')} select id, service, key, phase from sagas"  # noqa: S608 - quoted
+    rows = await engine.query(query)
     sagas = {row["id"]: row for row in rows}
     if saga := next((sagas[row["id"]] for row in found if row["id"] in sagas), None):
         receipt.saga, receipt.saga_phase = f"{saga['service']}/{saga['key']}", SagaPhase(saga["phase"])
