@@ -72,6 +72,7 @@ class Bench:
         self.released = threading.Event()
         self.admin_url = ""
         self.name = f"Job{uuid4().hex[:8]}"
+        self.deadline: timedelta | None = None
 
     def services(self, main: Main, config: SagaConfig, name: str | None = None) -> list[Any]:
         did, released = self.did, self.released
@@ -113,7 +114,7 @@ class Bench:
         async def undo(ctx: sdk.Context, task: Task) -> None:
             await ServiceClient(ctx, undo_task).call(task)
 
-        @jobs.main()
+        @jobs.main(deadline=self.deadline)
         async def run(cp: Orchestration) -> Any:
             return await main(cp)
 

@@ -10,14 +10,16 @@ import restate
 from typing_extensions import Unpack
 
 from perdure._runtime.engine_messages import says_workflow_started
+from perdure._runtime import sdk
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.sdk import WaitEndedByTimeout
 from perdure._runtime.serdes import serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
-from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError, clean_terminal
+from perdure.errors import Cancelled, Conflict, DeadlineExceeded, StepFailed, TerminalError, clean_terminal
 from perdure.idempotency import child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
@@ -27,7 +29,7 @@ from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
-from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
+from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, OVERDUE_KEY, ClosedSaga, RollbackRequest, execution_key
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
 from perdure.saga.submission import (
@@ -48,6 +50,7 @@ RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
 
 _closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
+_bool_serde = serde_for(bool)
 
 
 class Orchestration:
@@ -83,11 +86,32 @@ class Orchestration:
         self._config = config
         self._prefix = idempotency_prefix
         self._steps = StepRunner(ctx, self.saga, config, run)
+        self._deadline_exceeded: DeadlineExceeded | None = None
+        self._overdue = False
 
     @property
     def cancelled(self) -> Cancelled | None:
         """The cancel of this invocation, even if the handler caught the error."""
         return self._steps.cancelled
+
+    def start_deadline(self, deadline: timedelta) -> None:
+        """Start the timer that interrupts this execution.
+
+        Args:
+            deadline: The time from now.
+        """
+
+        def passed() -> DeadlineExceeded | None:
+            if self._steps.past_pivot:
+                self._overdue = True
+                self.ctx.set(OVERDUE_KEY, True, serde=_bool_serde)  # the alert's condition reads its name
+                return None
+            self._deadline_exceeded = DeadlineExceeded(f"the saga exceeded its deadline of {deadline}")
+            self._steps.cancelled = self._deadline_exceeded
+            return self._deadline_exceeded
+
+        timer = self.ctx.sleep(scaled(deadline), "deadline of the saga")
+        sdk.interrupt_waits(self.ctx, sdk.Interruption(timer, passed))
 
     @property
     def key(self) -> str:
@@ -418,12 +442,21 @@ class Orchestration:
         self._close(ClosedSaga(phase=SagaPhase.COMPLETED))
 
     def _close(self, closed: ClosedSaga) -> None:
+        if self._overdue:
+            self.ctx.clear(OVERDUE_KEY)
         self.ctx.set(CLOSED_PREFIX + closed.phase, closed, serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
         """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
         error = clean_terminal(error)  # its message is stored
+        sdk.interrupt_waits(self.ctx, None)
         cancelled = self.cancelled is not None or has_own_cancel(error)
+        if (exceeded := self._deadline_exceeded) is not None:
+            if isinstance(error, Cancelled) and not isinstance(error, DeadlineExceeded):
+                error = exceeded  # the concurrency helpers name every interruption a cancel
+            for call in self._steps.running.values():  # a cancel of this invocation would have reached them
+                self.ctx.cancel_invocation(await self._steps.invocation_id(call))
+            cancelled = sdk.was_cancelled(self.ctx)  # otherwise, it may wait for the rollback
         if not any(step.compensation or step.pivot for step in self.saga.steps):
             return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")
         # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.
