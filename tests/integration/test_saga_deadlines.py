@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from perdure import KeyedTarget, Orchestration, get_internal_signal, map_concurrent
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.alerts.service import ALERTS_KEY, AlertList, Alerts, list_alerts, scan_target
+from perdure.engine.admin import AdminClient
 from perdure.errors import Cancelled, DeadlineExceeded, IngressError
 from perdure.saga.messages import RollbackStatus
-from perdure.saga.schema import OVERDUE_KEY
 from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import Bench, Task, do_task, run_step, step, truth, undo_of
 from tests.support import eventually
@@ -120,29 +120,32 @@ async def test_deadline_interrupts_every_wait(bench, did):
         assert (await bench.rollback(key)).earlier == [], kind
 
 
-async def test_pivot_turns_deadline_into_mark(bench, did):
+async def test_deadline_past_pivot_raises_alert(bench, did, restate_servers, restate_mode):
     bench.deadline = timedelta(seconds=1)
 
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
         cp.pivot()
-        task = Task(key=cp.key, name="b", hangs=True)
-        return await cp.step("b", do_task, task)
+        return await cp.step("b", do_task, Task(key=cp.key, name="b", hangs=True))
 
-    await bench.serve(main)
-    key, _ = await run(bench, "pivot")
+    await bench.serve(main, *Alerts(restate_servers.for_mode(restate_mode).admin).definitions())
+    key, invocation = await run(bench, "pivot")
 
-    async def marked() -> list[Any]:
-        async with AdminClient(bench.admin_url) as admin:
-            return await admin.query(
-                f"select key from state where key = {sql_text(OVERDUE_KEY)} and service_key = {sql_text(key)}"
-            )
+    async def alerts() -> AlertList:
+        await bench.ingress.call(scan_target, key=ALERTS_KEY)
+        return await bench.ingress.call(list_alerts, key=ALERTS_KEY)
 
-    await eventually(marked, what="mark of the overdue saga")
+    async def raised() -> bool:
+        return f"overdue/{invocation}" in {alert.id for alert in (await alerts()).open}
+
+    async def resolved() -> bool:
+        return f"overdue/{invocation}" in {alert.id for alert in (await alerts()).resolved}
+
+    await eventually(raised, what="alert about the overdue saga")
     bench.released.set()
     assert await result(bench, key) == "B"
     assert bench.undone(key) == []
-    assert await marked() == []
+    await eventually(resolved, what="end of the alert")
 
 
 async def test_race_with_completing_step_is_decided_once(bench, did):
@@ -157,14 +160,15 @@ async def test_race_with_completing_step_is_decided_once(bench, did):
     sagas = [await run(bench, str(delay)) for delay in range(300, 420, 8)]
     for key, _ in sagas:
         try:
-            answer = await result(bench, key)
+            assert await result(bench, key) == "B", key
         except IngressError as error:
-            assert error.status_code == 408, key
-            await rolled_back(bench, key)
-            assert bench.undone(key).count("undo a") == 1, key
+            status = error.status_code
         else:
-            assert answer == "B", key
             assert bench.undone(key) == [], key
+            continue
+        assert status == 408, key
+        await rolled_back(bench, key)
+        assert bench.undone(key).count("undo a") == 1, key
 
 
 async def test_cancel_at_deadline_rolls_back_once(bench, did):

@@ -279,11 +279,13 @@ class Interruption:
     """A timer that interrupts the waits of a handler once.
 
     Args:
-        timer: The durable timer.
+        timer: The durable timer, the first command of the handler.
+        interrupts: Returns whether it would interrupt the current wait.
         fired: Returns the error to raise in the wait, or None to let it continue.
     """
 
     timer: restate.RestateDurableSleepFuture
+    interrupts: Callable[[], bool]
     fired: Callable[[], Cancelled | None]
 
 
@@ -394,6 +396,12 @@ def interrupt_waits(ctx: restate.Context, interruption: Interruption | None) -> 
     """Let a timer interrupt the next wait of a handler, or the one it is in; None revokes that."""
     guard(ctx)
     cast("_GuardedContext", ctx).perdure_interruption = interruption
+
+
+def can_be_interrupted(ctx: restate.Context) -> bool:
+    """Return whether a timer would interrupt the current wait of a handler."""
+    interruption: Interruption | None = getattr(ctx, "perdure_interruption", None)
+    return interruption is not None and interruption.interrupts()
 
 
 def was_cancelled(ctx: restate.Context) -> bool:

@@ -30,6 +30,9 @@ HANGING_LIMIT: Final = timedelta(minutes=5)
 """Default time that an attempt may run without progress. Must exceed the engine's inactivity timeout (1 minute), after
 which waiting handlers are suspended, and should not exceed its abort timeout (10 minutes later)."""
 
+OVERDUE_KEY: Final = "overdue"
+"""State entry of a workflow that continues past its deadline."""
+
 _GROWTH: Final = 10
 _MAX_REASON: Final = 500
 
@@ -44,6 +47,8 @@ class Condition(StrEnum):
     KILLED = "killed"
     RECONCILED = "reconciled"
     """Its saga or rollback was orphaned and the reconciler repaired it."""
+    OVERDUE = "overdue"
+    """Its saga has passed its deadline and its pivot, and continues."""
 
 
 class Alert(BaseModel):
@@ -94,6 +99,8 @@ class Alert(BaseModel):
         action = action_for(self.cause)
         if self.condition in (Condition.KILLED, Condition.RECONCILED):
             return "Check the rollback of its saga, if it has one."
+        if self.condition is Condition.OVERDUE:
+            return f"Find out what the saga waits for: perdure sagas show {self.key or 'ID'}"
         if self.condition is Condition.HANGING:
             return f"{action}. The engine then retries the invocation."
         if self.condition is Condition.PAUSED:
@@ -198,6 +205,35 @@ def conditions_sql(
             or (status = 'completed' and completion_failure = '[409] killed'
               and modified_at > now() - {sql_interval(recent_kill)}))))
       where place <= {MAX_LISTED}"""
+
+
+def overdue_sql() -> str:
+    """Return the query for workflows that are past their deadline. It reads only entries of open workflows."""
+    return (
+        f"select service_name as service, service_key as key from state where key = '{OVERDUE_KEY}' limit {MAX_LISTED}"
+    )
+
+
+def open_workflows_sql(keys: Iterable[str]) -> str:
+    """Return the query for the main handlers with these keys that have not ended."""
+    return (
+        "select id, target_service_name as service, target_service_key as key from sys_invocation_status "
+        "where target_service_ty = 'workflow' and target_handler_name = 'run' and status != 'completed' "
+        f"and target_service_key in ({', '.join(map(sql_text, keys))})"
+    )
+
+
+def overdue_alert(row: Mapping[str, Any]) -> Alert:
+    """Return the alert about a row of `open_workflows_sql`."""
+    return Alert(
+        id=f"{Condition.OVERDUE}/{row['id']}",
+        condition=Condition.OVERDUE,
+        invocation=row["id"],
+        service=row["service"],
+        handler="run",
+        key=row["key"],
+        reason="its deadline passed after its pivot",
+    )
 
 
 def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:

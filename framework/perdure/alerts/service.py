@@ -27,6 +27,9 @@ from perdure.alerts.conditions import (
     Snapshot,
     compare,
     conditions_sql,
+    open_workflows_sql,
+    overdue_alert,
+    overdue_sql,
     pause_failure,
     snapshot_of,
 )
@@ -152,6 +155,20 @@ async def add_pause_reasons(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
     return snapshot.model_copy(update={"alerts": alerts})
 
 
+async def add_overdue(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the sagas that are past their deadline and their pivot.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    marked = {(row["service"], row["key"]) for row in await admin.query(overdue_sql())}
+    if not marked:
+        return snapshot
+    rows = await admin.query(open_workflows_sql(sorted({key for _, key in marked})))
+    overdue = [overdue_alert(row) for row in rows if (row["service"], row["key"]) in marked]
+    return snapshot.model_copy(update={"alerts": [*snapshot.alerts, *overdue]})
+
+
 class Alerts:
     """Alerts on the invocations of one engine.
 
@@ -272,7 +289,7 @@ class Alerts:
 
     async def _snapshot(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
-            return await add_pause_reasons(admin, await self._conditions(admin))
+            return await add_overdue(admin, await add_pause_reasons(admin, await self._conditions(admin)))
 
     async def _conditions(self, admin: AdminClient) -> Snapshot:
         return await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)

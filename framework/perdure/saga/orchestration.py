@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeVar, cast, overload
 import restate
 from typing_extensions import Unpack
 
-from perdure._runtime.engine_messages import says_workflow_started
 from perdure._runtime import sdk
+from perdure._runtime.engine_messages import says_workflow_started
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.sdk import WaitEndedByTimeout
 from perdure._runtime.serdes import serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import has_own_cancel
+from perdure.alerts.conditions import OVERDUE_KEY
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
@@ -29,7 +30,7 @@ from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
-from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, OVERDUE_KEY, ClosedSaga, RollbackRequest, execution_key
+from perdure.saga.schema import CLOSED_PREFIX, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
 from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
 from perdure.saga.submission import (
@@ -111,7 +112,7 @@ class Orchestration:
             return self._deadline_exceeded
 
         timer = self.ctx.sleep(scaled(deadline), "deadline of the saga")
-        sdk.interrupt_waits(self.ctx, sdk.Interruption(timer, passed))
+        sdk.interrupt_waits(self.ctx, sdk.Interruption(timer, lambda: not self._steps.past_pivot, passed))
 
     @property
     def key(self) -> str:

@@ -32,6 +32,7 @@ _RUNBOOKS: Final = {
     Condition.HANGING: "invocations-hanging",
     Condition.KILLED: "saga-stuck",
     Condition.RECONCILED: "saga-stuck",
+    Condition.OVERDUE: "saga-overdue",
 }
 
 
