@@ -76,6 +76,7 @@ SERVICES: Final = (
         "RollbackDispatcher",
         "DeadLetters",
         "DeadLetterIndex",
+        "SagaOperations",
         "Schedules",
         "ScheduleIndex",
         "ScheduleDispatcher",

@@ -8,16 +8,17 @@ from perdure.errors import ConfigurationError
 from perdure.handlers import Definition
 from perdure.saga.dead_letters import DeadLetterIndex, DeadLetters
 from perdure.saga.dispatch import RollbackDispatcher
+from perdure.saga.operations import SagaOperations
 from perdure.saga.rollback import RETENTION, ExecutionRollbacks, Rollbacks
 
 _SHORTEST_RETENTION = timedelta(hours=1)
 
 
 def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
-    """Return the services to serve: `Rollbacks`, `ExecutionRollbacks`, their dispatcher, `DeadLetters` and its index.
+    """Return the services to serve, those of rollbacks, of dead letters and of operator actions on sagas.
 
     Args:
-        retention: How long an ended rollback and its audit log are stored; None for ever.
+        retention: How long an ended rollback, an operation on sagas, and their audit logs are stored; None for ever.
 
     Raises:
         ConfigurationError: The retention is less than an hour; waiters still have to read the result.
@@ -30,4 +31,5 @@ def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
         RollbackDispatcher().definition,
         DeadLetters().definition,
         DeadLetterIndex().definition,
+        SagaOperations(retention).definition,
     ]

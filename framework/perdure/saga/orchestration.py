@@ -26,6 +26,7 @@ from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import ApprovalOptions, request_approval
+from perdure.saga.attributes import Attributes
 from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import SagaConfig
 from perdure.saga.messages import roll_back_handler
@@ -87,6 +88,7 @@ class Orchestration:
         self._config = config
         self._prefix = idempotency_prefix
         self._steps = StepRunner(ctx, self.saga, config, run)
+        self._attributes = Attributes(ctx)
         self._deadline_exceeded: DeadlineExceeded | None = None
         self._overdue = False
 
@@ -332,6 +334,25 @@ class Orchestration:
         """
         refuse_inside_run("pivot")
         self._steps.pivot()
+
+    def attributes(self, **values: str | int) -> None:
+        """Set business attributes, by which operators find the saga. Each new value costs one state entry.
+
+        They are part of names in the engine's state: as they are, or with encryption as a keyed hash. Like all state,
+        they expire with the workflow's retention.
+
+        Args:
+            values: Names of at most 32 characters with texts of at most 128 printable characters, or integers. A saga
+                has at most 16 attributes; a name that is set again replaces its value.
+
+        Raises:
+            InvalidInput: A name or value is invalid, or there are too many; none was set.
+
+        Example:
+            cp.attributes(customer="42", region="eu")
+        """
+        refuse_inside_run("attributes")
+        self._attributes.set(values)
 
     async def orchestrate(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run a function as a part of this saga.
