@@ -20,6 +20,7 @@ from perdure import (
     Orchestration,
     RunConfig,
     SagaConfig,
+    SecurityConfig,
     ServiceClient,
     Step,
     Target,
@@ -70,7 +71,7 @@ class Bench:
         self._clients: list[IngressClient] = []
         self.did = did
         self.released = threading.Event()
-        self.admin_url = ""
+        self.admin_url = self.ingress_url = ""
         self.name = f"Job{uuid4().hex[:8]}"
         self.deadline: timedelta | None = None
 
@@ -120,11 +121,13 @@ class Bench:
 
         return jobs
 
-    async def serve(self, main: Main, *more: Any, **config: Any) -> IngressClient:
+    async def serve(
+        self, main: Main, *more: Any, security: SecurityConfig | None = None, **config: Any
+    ) -> IngressClient:
         saga = SagaConfig(**{**QUICK, **config})
-        env = await self._restate.serve(*self.services(main, saga), *more)
-        self.admin_url = env.admin
-        self._clients.append(IngressClient(env.ingress))
+        env = await self._restate.serve(*self.services(main, saga), *more, security=security)
+        self.admin_url, self.ingress_url = env.admin, env.ingress
+        self._clients.append(IngressClient(env.ingress, codec=None if security is None else security.codec))
         return self._clients[-1]
 
     async def run(self, main: Main, *more: Any, **config: Any) -> tuple[str, Any]:

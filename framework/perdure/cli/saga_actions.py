@@ -176,7 +176,7 @@ def _add_command(app: typer.Typer, action: SagaAction) -> None:
         *,
         phase: Annotated[
             list[SagaPhase] | None,
-            typer.Option(help=f"Filter by phase; repeatable. Default: {', '.join(action.phases)}."),
+            typer.Option(help="Filter by phase; repeatable. Default: phases that permit the action."),
         ] = None,
         service: ServiceOption = None,
         older_than: OlderThanOption = None,

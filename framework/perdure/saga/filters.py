@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -27,6 +28,7 @@ _text = TypeAdapter(str)
 MAX_SAGAS: Final = 10_000
 """Largest number of sagas of a bulk action."""
 _BATCH: Final = 500  # keys or IDs per query
+_REPR: Final = re.compile(r"(?P<kind>\w+)\((?P<quote>['\"])(?P<text>.*)(?P=quote)\)")
 
 
 class SagaFilter(BaseModel):
@@ -245,10 +247,17 @@ async def _read_failures(admin: AdminClient, sagas: Sequence[SagaRow]) -> dict[s
         current = failure_message(rows[-1]["last_failure"]) if rows else paused.get(saga.id) or saga.failure
         facts[saga.id] = SagaFacts(
             attempts=max((row["retry_count"] for row in rows), default=None),
-            error=None if current is None else " ".join(current.split())[:MAX_ERROR_LENGTH],
+            error=None if current is None else _plain(current),
             failing=[row["id"] for row in rows],
         )
     return facts
+
+
+def _plain(error: str) -> str:
+    """Return an error in one line. The engine stores the ``repr`` of an exception, whose quotes would hide its text."""
+    line = " ".join(error.split())
+    found = _REPR.fullmatch(line)
+    return (line if found is None else f"{found['kind']}: {found['text']}")[:MAX_ERROR_LENGTH]
 
 
 def _state_sql(keys: Sequence[str]) -> str:
