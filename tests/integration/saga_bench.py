@@ -127,7 +127,7 @@ class Bench:
         saga = SagaConfig(**{**QUICK, **config})
         env = await self._restate.serve(*self.services(main, saga), *more, security=security)
         self.admin_url, self.ingress_url = env.admin, env.ingress
-        self._clients.append(IngressClient(env.ingress, codec=None if security is None else security.codec))
+        self._clients.append(IngressClient(env.ingress, codec=None if security is None else security.codec()))
         return self._clients[-1]
 
     async def run(self, main: Main, *more: Any, **config: Any) -> tuple[str, Any]:

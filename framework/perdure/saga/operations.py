@@ -399,9 +399,11 @@ _DONE: Final = {
 
 
 async def _resume(admin: AdminClient, saga: SagaTarget, invocations: list[str]) -> SagaOutcome:
+    if not invocations:
+        return _outcome(saga, "none of its invocations is paused or fails", accepted=False)
     resumed = [id_ for id_ in invocations if await admin.control_if_permitted(id_, "resume")]
     if not resumed:
-        return _outcome(saga, "none of its invocations is paused or fails", accepted=False)
+        return _outcome(saga, "its failing invocation is being retried", accepted=True)
     return _outcome(saga, f"{_DONE[SagaAction.RESUME]}: {', '.join(resumed)}", accepted=True)
 
 
@@ -497,7 +499,8 @@ async def _open_invocations(admin: AdminClient, sagas: Sequence[SagaTarget]) -> 
     ids = ", ".join(sql_text(saga.id) for saga in sagas)
     found: dict[str, list[str]] = {saga.id: [] for saga in sagas}
     for row in await admin.query(
-        "select id, invoked_by_id from sys_invocation where status in ('paused', 'backing-off') "
+        "select id, invoked_by_id from sys_invocation where "
+        "(status = 'paused' or (status != 'completed' and last_failure is not null)) "
         f"and (id in ({ids}) or invoked_by_id in ({ids})) order by id"
     ):
         for saga in {row["id"], row.get("invoked_by_id")} & found.keys():
