@@ -20,7 +20,7 @@ _COMMANDS: Final = {
     "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
-    "sagas": "List sagas and show their timelines.",
+    "sagas": "List sagas, show their timelines, cancel, kill, resume and restart them.",
     "schedules": "List, set and control schedules.",
     "services": "List handlers, and which of them are public on the ingress.",
 }
