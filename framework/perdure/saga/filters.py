@@ -16,7 +16,7 @@ from perdure.engine.admin import AdminClient, failure_message, sql_interval, sql
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.attributes import ATTRIBUTE_PREFIX, attribute_keys, attribute_name
 from perdure.saga.policy import error_signature
-from perdure.saga.queries import OPEN_PHASES, SagaList, SagaRow
+from perdure.saga.queries import OPEN_PHASES, SagaList, SagaRow, list_sagas
 from perdure.saga.retried import MAX_ERROR_LENGTH
 from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL, STEP_PREFIX, StepRecord
 from perdure.saga.status import SagaPhase
@@ -50,15 +50,13 @@ class SagaFilter(BaseModel):
     error: str | None = None
     attributes: dict[str, str] = {}
 
-    def condition(self, codec: ValueCodec | None) -> str:
-        """Return the SQL condition on the table ``sagas``, without that on the error.
+    def conditions(self, codec: ValueCodec | None) -> list[str]:
+        """Return the SQL conditions on the table ``sagas``, besides phase, service and error.
 
         Args:
             codec: Encryption of the journal; None if it is not encrypted.
         """
-        conditions = [f"phase in ({_texts(self.phases)})"]
-        if self.service is not None:
-            conditions.append(f"service = {sql_text(self.service)}")
+        conditions = []
         if self.older_than is not None:
             conditions.append(f"started_at < now() - {sql_interval(self.older_than)}")
         for name, value in self.attributes.items():
@@ -66,10 +64,10 @@ class SagaFilter(BaseModel):
             conditions.append(
                 f"service || '/' || key in (select service_name || '/' || service_key from state where key in ({keys}))"
             )
-        return " and ".join(conditions)
+        return conditions
 
     def __str__(self) -> str:
-        """Return the filter in words, for audit entries and messages."""
+        """Return a description for audit entries and messages."""
         parts = [f"phase {' or '.join(self.phases)}"]
         if self.service is not None:
             parts.append(f"service {self.service}")
@@ -82,7 +80,7 @@ class SagaFilter(BaseModel):
 
 
 class SagaFacts(BaseModel):
-    """What a list shows beside a saga.
+    """Facts that a list shows beside a saga.
 
     Args:
         step: The last recorded step, which runs or failed; None before the first one.
@@ -128,12 +126,18 @@ async def find_sagas(admin: AdminClient, wanted: SagaFilter, *, limit: int, code
         EngineError: The engine does not answer.
     """
     # The signature is computed here, so an error is compared after the query.
-    found, total = await _query(admin, wanted.condition(codec), limit if wanted.error is None else MAX_SAGAS)
-    if wanted.error is not None:
-        failures = await _read_failures(admin, found)
-        found = [saga for saga in found if error_signature(failures[saga.id].error or "") == wanted.error]
-        total = len(found)
-    return SagaList(items=found[:limit], total=total)
+    found = await list_sagas(
+        admin,
+        phases=wanted.phases,
+        service=wanted.service,
+        limit=limit if wanted.error is None else MAX_SAGAS,
+        conditions=wanted.conditions(codec),
+    )
+    if wanted.error is None:
+        return found
+    failures = await _read_failures(admin, found.items)
+    items = [saga for saga in found.items if error_signature(failures[saga.id].error or "") == wanted.error]
+    return SagaList(items=items[:limit], total=len(items))
 
 
 async def sagas_by_id(admin: AdminClient, ids: Sequence[str]) -> dict[str, SagaRow]:
@@ -144,7 +148,7 @@ async def sagas_by_id(admin: AdminClient, ids: Sequence[str]) -> dict[str, SagaR
     """
     found: dict[str, SagaRow] = {}
     for some in batches(ids, _BATCH):
-        found |= {saga.id: saga for saga in (await _query(admin, f"id in ({_texts(some)})", len(some)))[0]}
+        found |= {saga.id: saga for saga in await _query(admin, f"id in ({_texts(some)})")}
     return found
 
 
@@ -158,7 +162,7 @@ async def sagas_by_name(admin: AdminClient, names: Sequence[str], service: str |
     of = "true" if service is None else f"service = {sql_text(service)}"
     for some in batches(names, _BATCH):
         named = f"(key in ({_texts(some)}) or service || ':' || key in ({_texts(some)}))"
-        found += (await _query(admin, f"{named} and {of}", MAX_SAGAS))[0]
+        found += await _query(admin, f"{named} and {of}")
     return found
 
 
@@ -175,12 +179,11 @@ async def open_keys(admin: AdminClient) -> list[str]:
     return [row["key"] for row in rows]
 
 
-async def _query(admin: AdminClient, condition: str, limit: int) -> tuple[list[SagaRow], int]:
+async def _query(admin: AdminClient, condition: str) -> list[SagaRow]:
     rows = await admin.query(
-        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at, count(*) over () as number "
-        f"from sagas where {condition} order by started_at, id limit {limit}"
+        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {condition}"
     )
-    return [SagaRow.model_validate(row) for row in rows], rows[0]["number"] if rows else 0
+    return [SagaRow.model_validate(row) for row in rows]
 
 
 async def list_with_facts(

@@ -35,9 +35,8 @@ from perdure.observability.gauge_collector import decode_state_value
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.filters import MAX_SAGAS, batches
+from perdure.saga.filters import MAX_SAGAS, batches, sagas_by_id
 from perdure.saga.queries import SagaRow
-from perdure.saga.schema import SAGAS_SQL
 from perdure.saga.status import SagaPhase
 from perdure.security.credentials import Role
 from perdure.security.encodings import json_digest
@@ -150,7 +149,7 @@ class SagaOutcome(BaseModel):
     Args:
         saga: ``{service}/{key}``.
         accepted: Whether the action was performed.
-        message: What was done, or why it was refused.
+        message: The effect, or the reason for the refusal.
     """
 
     saga: str
@@ -432,10 +431,7 @@ async def _read_inputs(sagas: list[SagaTarget]) -> list[_RestartInput]:
     ids = ", ".join(sql_text(saga.id) for saga in sagas)
     async with _admin() as admin:
         rows = await _rows(admin, sagas)
-        phases = {
-            row["id"]: SagaPhase(row["phase"])
-            for row in await admin.query(f"{SAGAS_SQL} select id, phase from sagas where id in ({ids})")
-        }
+        phases = {id_: saga.phase for id_, saga in (await sagas_by_id(admin, [saga.id for saga in sagas])).items()}
         inputs = {
             row["id"]: json.loads(row["entry_json"])["Command"]["Input"]
             for row in await admin.query(

@@ -64,7 +64,12 @@ class SagaList(BaseModel):
 
 
 async def list_sagas(
-    admin: AdminClient, *, phases: Collection[SagaPhase] = OPEN_PHASES, service: str | None = None, limit: int = 50
+    admin: AdminClient,
+    *,
+    phases: Collection[SagaPhase] = OPEN_PHASES,
+    service: str | None = None,
+    limit: int = 50,
+    conditions: Collection[str] = (),
 ) -> SagaList:
     """Return sagas, oldest first.
 
@@ -73,6 +78,7 @@ async def list_sagas(
         phases: Only these phases.
         service: Only this service.
         limit: Maximum number of items.
+        conditions: Further SQL conditions on the table ``sagas``, see `perdure.saga.filters.SagaFilter`.
 
     Raises:
         EngineError: The engine does not answer.
@@ -80,6 +86,7 @@ async def list_sagas(
     where = f"phase in ({', '.join(map(sql_text, phases)) or 'null'})"
     if service is not None:
         where += f" and service = {sql_text(service)}"
+    where = " and ".join((where, *conditions))
     counted = await admin.query(f"{SAGAS_SQL} select count(*) as number from sagas where {where}")
     rows = await admin.query(
         f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} "

@@ -119,8 +119,7 @@ class JournalCodec(ValueCodec):
     def keyed_hashes(self, text: str) -> list[str]:
         """Return keyed hashes of a text, for names that must be searchable but must not reveal it.
 
-        Whoever reads the names learns which are equal, so a hash hides a value only among many possible ones from
-        readers without a key.
+        Equal texts have equal hashes, which readers without a key can see.
         """
         content = _pack([self._platform, text.encode()])
         return [
