@@ -157,6 +157,15 @@ async def test_unknown_saga_suggests_nearest(shop):
     assert set((await shop.phases(f"c{shop.token}")).values()) == {"running"}
 
 
+async def test_cancel_saga_before_its_start(shop):
+    key = f"c{shop.token}.waits.later"
+    target = KeyedTarget(shop.bench.name, "run", None, object)
+    await shop.bench.ingress.send(target, key=key, delay=timedelta(hours=1))
+    report = await shop.json("cancel", key)
+    assert [saga["phase"] for saga in report["sagas"]] == ["cancelled"]
+    assert shop.bench.did.of(key) == []
+
+
 async def test_restart_repeats_ended_saga(shop):
     customer = f"c{shop.token}"
     (refused,), (waiting,) = await shop.start(customer, "refused"), await shop.start(customer, "waits")

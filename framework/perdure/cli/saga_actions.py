@@ -262,6 +262,9 @@ async def _settled(engine: AdminClient, action: SagaAction, before: Sequence[Sag
     end = asyncio.get_running_loop().time() + _SETTLE.total_seconds()
     while True:
         after = await sagas_by_id(engine, list(known))
+        if action in (SagaAction.CANCEL, SagaAction.KILL):  # the engine deletes a saga that was not due to start yet
+            gone = known.keys() - after.keys()
+            after |= {id_: known[id_].model_copy(update={"phase": SagaPhase.CANCELLED}) for id_ in gone}
         is_settled = all(id_ in after and _has_changed(action, known[id_], after[id_]) for id_ in known)
         if is_settled or asyncio.get_running_loop().time() > end:
             return [after.get(id_, saga) for id_, saga in known.items()]
