@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from perdure._runtime.places import ValueCodec
 from perdure.alerts.service import pause_reasons
 from perdure.engine.admin import AdminClient, failure_message, sql_interval, sql_text
+from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.attributes import ATTRIBUTE_PREFIX, attribute_keys, attribute_name
 from perdure.saga.policy import error_signature
@@ -27,6 +28,8 @@ _text = TypeAdapter(str)
 
 MAX_SAGAS: Final = 10_000
 """Largest number of sagas of a bulk action."""
+UNREADABLE: Final = "(encrypted)"
+"""Step or attribute that the given keys do not open."""
 _BATCH: Final = 500  # keys or IDs per query
 _REPR: Final = re.compile(r"(?P<kind>\w+)\((?P<quote>['\"])(?P<text>.*)(?P=quote)\)")
 
@@ -189,10 +192,9 @@ async def _query(admin: AdminClient, condition: str) -> list[SagaRow]:
 async def list_with_facts(
     admin: AdminClient, wanted: SagaFilter, *, limit: int, codec: ValueCodec | None
 ) -> ListedSagas:
-    """Return the sagas that match a filter with the facts of each; see `find_sagas`.
+    """Return the sagas that match a filter with the facts of each; see `find_sagas` and `read_facts`.
 
     Raises:
-        UnreadableValue: The journal is encrypted with another key.
         EngineError: The engine does not answer.
     """
     found = await find_sagas(admin, wanted, limit=limit, codec=codec)
@@ -204,10 +206,10 @@ async def list_with_facts(
 async def read_facts(admin: AdminClient, sagas: Sequence[SagaRow], codec: ValueCodec | None) -> dict[str, SagaFacts]:
     """Return the facts of some sagas, by invocation.
 
-    The queries read the state of these sagas and the invocations that fail now, not the history.
+    The queries read the state of these sagas and the invocations that fail now, not the history. A value that is
+    encrypted with another key is `UNREADABLE`.
 
     Raises:
-        UnreadableValue: The journal is encrypted with another key.
         EngineError: The engine does not answer.
     """
     facts = await _read_failures(admin, sagas)
@@ -217,11 +219,16 @@ async def read_facts(admin: AdminClient, sagas: Sequence[SagaRow], codec: ValueC
             of = by_key.get((row["service_name"], row["service_key"]))
             if of is None:
                 continue
-            value = decode_state_value(row, codec)
-            if row["key"].startswith(ATTRIBUTE_PREFIX):
-                of.attributes[attribute_name(row["key"])] = _text.validate_json(value)
+            is_attribute = row["key"].startswith(ATTRIBUTE_PREFIX)
+            try:
+                value = decode_state_value(row, codec)
+                text = _text.validate_json(value) if is_attribute else StepRecord.model_validate_json(value).step
+            except (UnreadableValue, ValidationError):
+                text = UNREADABLE  # the list must be available without the keys
+            if is_attribute:
+                of.attributes[attribute_name(row["key"])] = text
             else:
-                of.step = StepRecord.model_validate_json(value).step
+                of.step = text
     return facts
 
 

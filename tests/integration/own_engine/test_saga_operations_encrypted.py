@@ -6,7 +6,7 @@ import pytest
 
 from perdure import Orchestration, SecurityConfig
 from perdure.errors import Refused
-from perdure.saga.filters import SagaFilter, list_with_facts
+from perdure.saga.filters import UNREADABLE, SagaFilter, list_with_facts
 from perdure.saga.operations import read_audit_log
 from perdure.saga.queries import ALL_PHASES
 from perdure.security.codec import new_encryption_key
@@ -44,6 +44,9 @@ async def test_encrypted_sagas_are_found_and_restarted(bench, did, admin, tmp_pa
     names = [row["key"] for row in await admin.query("select key from state where key like 'attribute/%'")]
     assert len(names) == 1
     assert "ada" not in names[0]
+
+    (saga,) = (await list_with_facts(admin, SagaFilter(phases=ALL_PHASES), limit=5, codec=None)).items
+    assert (saga.key, saga.step, saga.attributes) == (key, UNREADABLE, {"email": UNREADABLE})
 
     report = await shop.json("restart", key)
     assert [each["message"] for each in report["operation"]["outcomes"]] == ["restarted"]
