@@ -7,6 +7,7 @@ Compensations are registered with the definition, so that every process of the s
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -103,6 +104,7 @@ class ControlPlaneService:
         self._public = public
         self._errors = errors
         self._expected_steps: int | None = None
+        self._deadline: timedelta | None = None
         self._main: Target[Any, Any, Any] | None = None
         self._compensations = Compensations(name, errors=errors)
         self._main_options: dict[str, Any] = {}
@@ -158,8 +160,12 @@ class ControlPlaneService:
     @overload
     def main(self, function: F, /) -> F: ...
     @overload
-    def main(self, function: None = None, /, *, steps: int | None = None, **options: Any) -> Callable[[F], F]: ...
-    def main(self, function: Any = None, /, *, steps: int | None = None, **options: Any) -> Any:
+    def main(
+        self, function: None = None, /, *, steps: int | None = None, deadline: timedelta | None = None, **options: Any
+    ) -> Callable[[F], F]: ...
+    def main(
+        self, function: Any = None, /, *, steps: int | None = None, deadline: timedelta | None = None, **options: Any
+    ) -> Any:
         """Decorate the main handler, ``async def name(cp: Orchestration, request: Model) -> Result``.
 
         It runs once per key. If it ends with a terminal error, its steps are rolled back before the caller receives the
@@ -168,15 +174,21 @@ class ControlPlaneService:
         Args:
             function: The handler, when the decorator is used without parentheses.
             steps: Number of steps of a successful execution, for the progress in the status.
+            deadline: Time from the start of an execution, after which `DeadlineExceeded` (408) ends its current wait
+                and it is rolled back. Past the pivot it continues, and an alert is raised. Executions that are in
+                flight must not gain or lose a deadline: the timer is their first journal entry.
             options: Passed to the SDK's decorator.
 
         Raises:
-            ConfigurationError: The service has a main handler already, or the signature is not that of a handler.
+            ConfigurationError: The service has a main handler already, the signature is not that of a handler, or the
+                deadline is not positive.
         """
 
         def decorate(function: F) -> F:
             if self._main is not None:
                 raise ConfigurationError(f"{self.name} has a main handler already: {self._main}")
+            if deadline is not None and deadline <= timedelta(0):
+                raise ConfigurationError(f"{self.name}: the deadline must be positive; got {deadline}")
             signature: HandlerSignature[Orchestration] = read_signature(function).mapping(self._errors)
             output = serde_for(signature.output)
 
@@ -187,6 +199,7 @@ class ControlPlaneService:
                 return await self._orchestrate(ctx, work)
 
             self._expected_steps = steps
+            self._deadline = deadline
             self._main = target = bind(
                 self._definition,
                 "run",
@@ -274,6 +287,8 @@ class ControlPlaneService:
             run=self._run_config,
             on_failure=self._on_failure,
         )
+        if self._deadline is not None:
+            cp.start_deadline(self._deadline)
         try:
             cp.caller = await caller(ctx)
             if cp.caller is None and not self._public:

@@ -12,6 +12,7 @@
        ├─ ApprovalTimeout            408   an approval was not decided before its deadline
        ├─ StepTimeout                408   a called step exceeded its time limit
        ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
+       │  └─ DeadlineExceeded        408   the deadline of the saga passed
        ├─ Conflict                   409   the request contradicts recorded state
        ├─ TooLarge                   413   a value exceeds a limit of the engine, and was not sent
        ├─ StateTooLarge              413   the state of a workflow exceeds its limit
@@ -64,6 +65,7 @@ __all__ = [
     "Cancelled",
     "ConfigurationError",
     "Conflict",
+    "DeadlineExceeded",
     "EngineError",
     "Forbidden",
     "GuardrailViolation",
@@ -301,6 +303,13 @@ class Cancelled(PerdureTerminalError):
 
     code = "cancelled"
     default_status = 409
+
+
+class DeadlineExceeded(Cancelled):
+    """The deadline of the saga passed. It interrupts the same waits as a cancel, and the saga is rolled back."""
+
+    code = "deadline_exceeded"
+    default_status = 408
 
 
 class Conflict(PerdureTerminalError):

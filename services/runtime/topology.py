@@ -74,6 +74,7 @@ SERVICES: Final = (
         "HeldSteps",
         "SagaHeldSteps",
         "HeldStepIndex",
+        "SagaOperations",
         "Schedules",
         "ScheduleIndex",
         "ScheduleDispatcher",

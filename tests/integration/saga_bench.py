@@ -20,6 +20,7 @@ from perdure import (
     Orchestration,
     RunConfig,
     SagaConfig,
+    SecurityConfig,
     ServiceClient,
     Step,
     Target,
@@ -71,8 +72,9 @@ class Bench:
         self._clients: list[IngressClient] = []
         self.did = did
         self.released = threading.Event()
-        self.admin_url = ""
+        self.admin_url = self.ingress_url = ""
         self.name = f"Job{uuid4().hex[:8]}"
+        self.deadline: timedelta | None = None
 
     def services(
         self, main: Main, config: SagaConfig, name: str | None = None, on_failure: OnFailure | None = None
@@ -118,17 +120,24 @@ class Bench:
         async def undo(ctx: sdk.Context, task: Task) -> None:
             await ServiceClient(ctx, undo_task).call(task)
 
-        @jobs.main()
+        @jobs.main(deadline=self.deadline)
         async def run(cp: Orchestration) -> Any:
             return await main(cp)
 
         return jobs
 
-    async def serve(self, main: Main, *more: Any, on_failure: OnFailure | None = None, **config: Any) -> IngressClient:
+    async def serve(
+        self,
+        main: Main,
+        *more: Any,
+        on_failure: OnFailure | None = None,
+        security: SecurityConfig | None = None,
+        **config: Any,
+    ) -> IngressClient:
         saga = SagaConfig(**{**QUICK, **config})
-        env = await self._restate.serve(*self.services(main, saga, on_failure=on_failure), *more)
-        self.admin_url = env.admin
-        self._clients.append(IngressClient(env.ingress))
+        env = await self._restate.serve(*self.services(main, saga, on_failure=on_failure), *more, security=security)
+        self.admin_url, self.ingress_url = env.admin, env.ingress
+        self._clients.append(IngressClient(env.ingress, codec=None if security is None else security.codec()))
         return self._clients[-1]
 
     async def run(self, main: Main, *more: Any, **config: Any) -> tuple[str, Any]:

@@ -211,6 +211,7 @@ def group_of(ctx: restate.Context) -> RunGroup:
     group: RunGroup | None = getattr(ctx, _GROUP, None)
     if group is None:
         invocation_id = sdk.invocation_of(ctx)[0]
-        group = RunGroup(sdk.execution_of(ctx), LateCancel(invocation_id, partial(sdk.input_closed, ctx)))
+        late_cancel = LateCancel(invocation_id, partial(sdk.input_closed, ctx), partial(sdk.can_be_interrupted, ctx))
+        group = RunGroup(sdk.execution_of(ctx), late_cancel)
         setattr(ctx, _GROUP, group)
     return group

@@ -1,4 +1,4 @@
-"""A cancel that the engine cannot deliver to the running attempt.
+"""A cancel, or a deadline, that the engine cannot deliver to the running attempt.
 
 Over HTTP/1.1, and after the inactivity timeout over HTTP/2, the engine sends nothing more to an attempt. A cancel
 would wait until the running action ends. A process that knows the engine's admin API asks it instead.
@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, ClassVar, Final
 
-FindCancel = Callable[[str], Awaitable[bool]]
-"""Returns whether an invocation is cancelled; raises no error."""
+FindCancel = Callable[[str, bool], Awaitable[bool]]
+"""Returns whether an invocation is cancelled or, if the second argument says so, its first timer has fired; raises no
+error."""
 
 find_cancel: ContextVar[FindCancel | None] = ContextVar("perdure_find_cancel", default=None)
 
@@ -27,15 +28,19 @@ class LateCancel:
     Args:
         invocation_id: The invocation.
         may_search: Tells whether the attempt cannot receive a cancel at present.
+        has_deadline: Tells whether the first timer of the invocation has the effect of a cancel.
     """
 
     _next_search: ClassVar[float] = 0.0
 
-    def __init__(self, invocation_id: str, may_search: Callable[[], bool]) -> None:
+    def __init__(
+        self, invocation_id: str, may_search: Callable[[], bool], has_deadline: Callable[[], bool] = bool
+    ) -> None:
         self.is_known = False
         """Whether the cancel was found."""
         self._invocation_id = invocation_id
         self._may_search = may_search
+        self._has_deadline = has_deadline
 
     async def until_found(self, ends: set[asyncio.Future[Any]]) -> None:
         """Wait until the cancel is found, or the first of the futures is done."""
@@ -56,7 +61,7 @@ class LateCancel:
             if self._may_search() and turn - now < INTERVAL:
                 LateCancel._next_search = turn + 1 / MAX_RATE
                 await asyncio.sleep(turn - now)
-                if self.is_known or await find(self._invocation_id):
+                if self.is_known or await find(self._invocation_id, self._has_deadline()):
                     self.is_known = True
                     return
             await asyncio.sleep(INTERVAL)

@@ -125,6 +125,10 @@ class ValueCodec(ABC):
         """
 
     @abstractmethod
+    def keyed_hashes(self, text: str) -> list[str]:
+        """Return a hash of a text for each key, that of the sealing key first. Equal texts have equal hashes."""
+
+    @abstractmethod
     def open_output(self, sealed: bytes, source: OutputSource) -> bytes:
         """Return the output of an invocation. The output contains its place, which must match the source.
 

@@ -281,6 +281,21 @@ CONTAINED: Final = "perdure_contained"
 """Attribute of an action that raises no exception other than an `Exception`."""
 
 
+@dataclass(frozen=True)
+class Interruption:
+    """A timer that interrupts the waits of a handler once.
+
+    Args:
+        timer: The durable timer, the first command of the handler.
+        interrupts: Returns whether it would interrupt the current wait.
+        fired: Returns the error to raise in the wait, or None to let it continue.
+    """
+
+    timer: restate.RestateDurableSleepFuture
+    interrupts: Callable[[], bool]
+    fired: Callable[[], Cancelled | None]
+
+
 class _GuardedContext(ServerInvocationContext):
     """The SDK's context.
 
@@ -288,6 +303,8 @@ class _GuardedContext(ServerInvocationContext):
     """
 
     perdure_owner: Owner
+    perdure_interruption: Interruption | None = None
+    perdure_cancelled: bool = False
 
     async def create_poll_or_cancel_coroutine(self, unresolved_future: UnresolvedFuture) -> None:
         # All waits pass here. The terminal error of a future is raised elsewhere, so one raised here is a cancel.
@@ -296,10 +313,11 @@ class _GuardedContext(ServerInvocationContext):
         owner.check_wait()
         owner.waits = True
         try:
-            await super().create_poll_or_cancel_coroutine(unresolved_future)
-        except PerdureTerminalError:  # used inside a run
+            await self._wait(unresolved_future)
+        except PerdureTerminalError:  # used inside a run, or interrupted
             raise
         except TerminalError as error:
+            self.perdure_interruption, self.perdure_cancelled = None, True
             raise Cancelled(error.message) from error
         except asyncio.CancelledError:
             if owner.ends or self.request_finished_event.is_set():
@@ -307,6 +325,19 @@ class _GuardedContext(ServerInvocationContext):
             raise owner.end_by_timeout() from None
         finally:
             owner.waits = False
+
+    async def _wait(self, wait: UnresolvedFuture) -> None:
+        interruption = self.perdure_interruption
+        if interruption is not None:
+            timer = SingleUnresolvedFuture(cast("Any", interruption.timer).handle)
+            await super().create_poll_or_cancel_coroutine(FirstCompletedUnresolvedFuture([wait, timer]))
+            # The journal orders the timer and the awaited results, so that a replay decides alike.
+            if is_over(cast("restate.Context", self), wait):
+                return
+            self.perdure_interruption = None
+            if (error := interruption.fired()) is not None:
+                raise error
+        await super().create_poll_or_cancel_coroutine(wait)
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._marked(name, super().run(name, *args, **kwargs))
@@ -367,6 +398,23 @@ def guard(ctx: restate.Context) -> None:
     context.__class__ = _GuardedContext
     _set_owner(context, Owner(_current_task()))
     execution_of(ctx)  # of every attempt, since the first one shows that the execution is new
+
+
+def interrupt_waits(ctx: restate.Context, interruption: Interruption | None) -> None:
+    """Let a timer interrupt the next wait of a handler, or the one it is in; None revokes that."""
+    guard(ctx)
+    cast("_GuardedContext", ctx).perdure_interruption = interruption
+
+
+def can_be_interrupted(ctx: restate.Context) -> bool:
+    """Return whether a timer would interrupt the current wait of a handler."""
+    interruption: Interruption | None = getattr(ctx, "perdure_interruption", None)
+    return interruption is not None and interruption.interrupts()
+
+
+def was_cancelled(ctx: restate.Context) -> bool:
+    """Return whether a wait of this handler has received a cancel, even if its error was caught."""
+    return cast("_GuardedContext", ctx).perdure_cancelled
 
 
 def _set_owner(context: Any, owner: Owner) -> None:

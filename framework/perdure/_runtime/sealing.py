@@ -207,6 +207,12 @@ class _SealedVM(MeasuredVM):
         return self.invocation_ids[handle]
 
 
+def codec_of(ctx: restate.Context) -> ValueCodec | None:
+    """Return the codec that seals the values of a handler; None if the journal is not encrypted."""
+    vm = cast("ServerInvocationContext", ctx).vm
+    return vm.codec if isinstance(vm, _SealedVM) else None
+
+
 @asynccontextmanager
 async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
     """Open an invocation's input, and seal the values that its handler writes."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import restate
 
-from perdure.errors import Cancelled, PerdureTerminalError, StepFailed, TerminalError
+from perdure.errors import Cancelled, DeadlineExceeded, PerdureTerminalError, StepFailed, TerminalError
 
 
 async def until_done(future: restate.RestateDurableFuture[Any], operation: str) -> None:
@@ -45,6 +45,8 @@ def _cancel_named(operation: str) -> Iterator[None]:
     except TerminalError as error:
         if _is_refusal(error):
             raise
+        if isinstance(error, DeadlineExceeded):
+            raise DeadlineExceeded(f"{error.message}, during {operation}", metadata={"during": operation}) from error
         raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
 
 

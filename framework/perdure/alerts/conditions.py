@@ -35,6 +35,9 @@ HANGING_LIMIT: Final = timedelta(minutes=5)
 """Default time that an attempt may run without progress. Must exceed the engine's inactivity timeout (1 minute), after
 which waiting handlers are suspended, and should not exceed its abort timeout (10 minutes later)."""
 
+OVERDUE_KEY: Final = "overdue"
+"""State entry of a workflow that continues past its deadline."""
+
 _GROWTH: Final = 10
 _MAX_REASON: Final = 500
 
@@ -53,6 +56,8 @@ class Condition(StrEnum):
     """A step of it failed and waits for an operator."""
     HELD_STEP_DUE = "held_step_due"
     """More than half of the time until the deadline of its held step has passed."""
+    OVERDUE = "overdue"
+    """Its saga has passed its deadline and its pivot, and continues."""
 
 
 class Alert(BaseModel):
@@ -106,6 +111,8 @@ class Alert(BaseModel):
             return "Check the rollback of its saga, if it has one."
         if self.condition in (Condition.HELD_STEP, Condition.HELD_STEP_DUE):
             return f"Retry or complete the step, or roll back: perdure held-steps list --service {self.service}"
+        if self.condition is Condition.OVERDUE:
+            return f"Find out what the saga waits for: perdure sagas show {self.key or 'ID'}"
         if self.condition is Condition.HANGING:
             return f"{action}. The engine then retries the invocation."
         if self.condition is Condition.PAUSED:
@@ -251,6 +258,35 @@ def attempt_conditions_sql(retries: int, hanging_limit: timedelta, ids: Collecti
     from sys_invocation where {these} and ({failing_sql(retries)} or {hanging_sql(hanging_limit)}
       or (status = 'ready' and id in (select id from waiting where num_errors >= {retries}))))
   {_RANKED}"""
+
+
+def overdue_sql() -> str:
+    """Return the query for workflows that are past their deadline. It reads only entries of open workflows."""
+    return (
+        f"select service_name as service, service_key as key from state where key = '{OVERDUE_KEY}' limit {MAX_LISTED}"
+    )
+
+
+def open_workflows_sql(keys: Iterable[str]) -> str:
+    """Return the query for the main handlers with these keys that have not ended."""
+    return (
+        "select id, target_service_name as service, target_service_key as key from sys_invocation_status "
+        "where target_service_ty = 'workflow' and target_handler_name = 'run' and status != 'completed' "
+        f"and target_service_key in ({', '.join(map(sql_text, keys))})"
+    )
+
+
+def overdue_alert(row: Mapping[str, Any]) -> Alert:
+    """Return the alert about a row of `open_workflows_sql`."""
+    return Alert(
+        id=f"{Condition.OVERDUE}/{row['id']}",
+        condition=Condition.OVERDUE,
+        invocation=row["id"],
+        service=row["service"],
+        handler="run",
+        key=row["key"],
+        reason="its deadline passed after its pivot",
+    )
 
 
 def snapshot_of(rows: Iterable[Mapping[str, Any]], *, excluded_service: str = "") -> Snapshot:

@@ -29,6 +29,9 @@ from perdure.alerts.conditions import (
     attempt_conditions_sql,
     attempts_sql,
     compare,
+    open_workflows_sql,
+    overdue_alert,
+    overdue_sql,
     pause_failure,
     snapshot_of,
     stored_conditions_sql,
@@ -225,6 +228,20 @@ class StoredConditions:
         return self._rows
 
 
+async def add_overdue(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the sagas that are past their deadline and their pivot.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    marked = {(row["service"], row["key"]) for row in await admin.query(overdue_sql())}
+    if not marked:
+        return snapshot
+    rows = await admin.query(open_workflows_sql(sorted({key for _, key in marked})))
+    overdue = [overdue_alert(row) for row in rows if (row["service"], row["key"]) in marked]
+    return snapshot.model_copy(update={"alerts": [*snapshot.alerts, *overdue]})
+
+
 class Alerts:
     """Alerts on the invocations of one engine.
 
@@ -357,7 +374,7 @@ class Alerts:
     async def _snapshot(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
             found = await take_snapshot(admin, self._retries, self._recent_kill, hanging_limit=self._hanging_limit)
-            return await add_pause_reasons(admin, await self._with_more(admin, found))
+            return await add_overdue(admin, await add_pause_reasons(admin, await self._with_more(admin, found)))
 
     async def _with_more(self, admin: AdminClient, found: Snapshot) -> Snapshot:
         if self._more_conditions is None:

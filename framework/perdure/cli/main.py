@@ -26,7 +26,7 @@ _COMMANDS: Final = {
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
     "register": "Register processes with the engine.",
-    "sagas": "List sagas and show their timelines.",
+    "sagas": "List, show, cancel, kill, resume and restart sagas.",
     "schedules": "List, set and control schedules.",
     "serve": "Serve the services of modules in one process.",
     "services": "List handlers and their visibility at the ingress.",

@@ -1,4 +1,4 @@
-"""`perdure sagas`: list sagas and show their timelines."""
+"""`perdure sagas`: list sagas, show their timelines, and act on them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,23 @@ from perdure.cli.options import (
     AdminOption,
     IngressOption,
     JsonOption,
-    parse_duration,
     query_engine,
+)
+from perdure.cli.saga_actions import (
+    AttributeOption,
+    ErrorOption,
+    OlderThanOption,
+    ServiceOption,
+    SinceOption,
+    add_commands,
+    filter_of,
+    nearest,
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.saga.queries import ALL_PHASES, OPEN_PHASES, list_sagas
+from perdure.errors import ConfigurationError, EngineError
+from perdure.saga.filters import SagaFilter, list_with_facts
+from perdure.saga.queries import ALL_PHASES, OPEN_PHASES
 from perdure.saga.schema import SAGA_HELD_STEPS, held_mark_key, held_marks_sql, held_step_id, of_key_sql
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
@@ -50,37 +61,40 @@ def list_(
         SagaPhase | None,
         typer.Option(show_choices=False, help=f"One of {', '.join(ALL_PHASES)}; default: all open ones."),
     ] = None,
-    service: Annotated[str | None, typer.Option(help="Filter by service.")] = None,
-    since: Annotated[
-        str, typer.Option(help="Only ended sagas that started within this time, such as 8h or 7d.")
-    ] = "1d",
+    service: ServiceOption = None,
+    older_than: OlderThanOption = None,
+    since: SinceOption = "1d",
+    error: ErrorOption = None,
+    attribute: AttributeOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of sagas.")] = 50,
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """List open sagas, or with --phase, sagas of the last day, oldest first."""
     phases = OPEN_PHASES if phase is None else (phase,)
-    window = parse_duration("--since", since)
-    sagas = query_engine(
-        admin, lambda engine: list_sagas(engine, phases=phases, service=service, since=window, limit=limit)
-    )
+    wanted = filter_of(phases, service, older_than=older_than, since=since, error=error, attribute=attribute)
+    codec = codec_from_environment()
+    sagas = query_engine(admin, lambda engine: list_with_facts(engine, wanted, limit=limit, codec=codec))
     if as_json:
         console.print_model(sagas)
         return
     if not sagas.items:
         ended = f" that started within {since}; for older ones: --since" if phase and phase not in OPEN_PHASES else ""
-        console.say(f"No matching sagas{ended}." if phase or service else "No open sagas.")
+        console.say("No open sagas." if wanted == SagaFilter(since=wanted.since) else f"No matching sagas{ended}.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("saga", "service", "phase", "started", "failure"):
+    for column in ("saga", "service", "phase", "age", "step", "attempt", "error"):
         table.add_column(column, overflow="fold")
+    now = datetime.now(UTC)
     for saga in sagas.items:
         table.add_row(
             saga.key,
             saga.service,
             saga.phase,
-            f"{saga.started_at:%Y-%m-%d %H:%M:%S}",
-            saga.failure or "",
+            _age(now - saga.started_at),
+            saga.step or "",
+            "" if saga.attempts is None else str(saga.attempts),
+            saga.error or "",
             style=_PHASE_STYLES.get(saga.phase),
         )
     console.print(table)
@@ -104,7 +118,12 @@ def show(
         codec = codec_from_environment()
         client = IngressClient(ingress, timeout=timedelta(seconds=30), codec=codec)
         async with AdminClient(admin) as engine, client:
-            saga = await read_timeline(engine, client, saga_id, service=service, codec=codec)
+            try:
+                saga = await read_timeline(engine, client, saga_id, service=service, codec=codec)
+            except EngineError as error:
+                if error.status_code != 404:
+                    raise
+                raise ConfigurationError(f"{error}{await nearest(engine, saga_id)}") from error
             return saga, [] if as_json else await _blockers(engine, saga)
 
     saga, blockers = asyncio.run(fetch())
@@ -194,12 +213,22 @@ def print_timeline(saga: Timeline) -> None:
         console.say(
             f"{failed}{_next_attempt(call.next_attempt_at)}. Fix the cause. The invocation resumes automatically."
         )
-    console.say(f"Started {begin:%Y-%m-%d %H:%M:%S %Z}, {_elapsed(saga)}")
+    invocation = f", invocation {saga.invocation}" if saga.invocation else ""
+    console.say(f"Started {begin:%Y-%m-%d %H:%M:%S %Z}, {_elapsed(saga)}{invocation}")
     for entry in saga.rollback.audit_log if saga.rollback else []:
         console.say(
             f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.action} {entry.step}: {entry.before} -> "
             f"{entry.after}  {entry.reason}",
         )
+
+
+def _age(age: timedelta) -> str:
+    """Return an age in its two largest units."""
+    seconds = max(0, int(age.total_seconds()))
+    units = [("d", seconds // 86_400), ("h", seconds // 3600 % 24), ("m", seconds // 60 % 60), ("s", seconds % 60)]
+    while len(units) > 2 and not units[0][1]:
+        units.pop(0)
+    return " ".join(f"{number}{unit}" for unit, number in units[:2] if number) or "0s"
 
 
 def _next_attempt(at: datetime | None) -> str:
@@ -218,3 +247,6 @@ def _elapsed(saga: Timeline) -> str:
     if saga.ended_at is None:
         return f"running for {(datetime.now(UTC) - saga.started_at).total_seconds():.1f} s"
     return f"ended after {(saga.ended_at - saga.started_at).total_seconds():.3f} s"
+
+
+add_commands(app)

@@ -26,6 +26,8 @@ log = get_logger(__name__)
 _MAX_MESSAGE: Final = 100
 _CANCEL_SIGNAL: Final = '"SignalIndex":1}'
 """Part of the journal entry of a cancel."""
+_FIRST_TIMER: Final = '"CompletionId":1}'
+"""Part of the journal entry of the end of a timer that is the first command of its handler."""
 
 InvocationAction = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
@@ -179,13 +181,21 @@ class AdminClient:
             return False
         return True
 
-    async def is_cancelled(self, invocation_id: str) -> bool:
-        """Return whether a running invocation was cancelled, even if the cancel was not delivered yet."""
+    async def is_cancelled(self, invocation_id: str, *, has_deadline: bool = False) -> bool:
+        """Return whether a running invocation was cancelled, even if the cancel was not delivered yet.
+
+        Args:
+            invocation_id: The invocation.
+            has_deadline: Whether its first command is a timer whose end counts as a cancel.
+        """
         rows = await self.query(
-            f"select entry_lite_json from sys_journal where id = {sql_text(invocation_id)} "  # noqa: S608 - quoted
-            "and entry_type = 'Notification: Signal'"
+            f"select entry_type, entry_lite_json from sys_journal where id = {sql_text(invocation_id)} "  # noqa: S608 - quoted
+            "and entry_type in ('Notification: Signal', 'Notification: Sleep')"
         )
-        return any(_CANCEL_SIGNAL in row["entry_lite_json"] for row in rows)
+        signs = {"Notification: Signal": _CANCEL_SIGNAL}
+        if has_deadline:
+            signs["Notification: Sleep"] = _FIRST_TIMER
+        return any(row["entry_type"] in signs and signs[row["entry_type"]] in row["entry_lite_json"] for row in rows)
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         delays = start_delays(self._start_timeout)
@@ -241,17 +251,17 @@ def _message(response: httpx.Response) -> tuple[str, bool]:
 
 
 @cache
-def cancel_finder(url: str) -> Callable[[str], Awaitable[bool]]:
-    """Return a function that asks the engine whether a running invocation was cancelled.
+def cancel_finder(url: str) -> Callable[[str, bool], Awaitable[bool]]:
+    """Return a function that asks the engine whether a running invocation was cancelled; see `is_cancelled`.
 
     Args:
         url: The URL of the admin API.
     """
 
-    async def is_cancelled(invocation_id: str) -> bool:
+    async def is_cancelled(invocation_id: str, has_deadline: bool) -> bool:
         try:
             async with AdminClient(url) as admin:
-                return await admin.is_cancelled(invocation_id)
+                return await admin.is_cancelled(invocation_id, has_deadline=has_deadline)
         except Exception as error:  # noqa: BLE001 - a search must not fail the code that it is made for
             reason = describe(error)
             log.warning("cannot search for a cancel; it takes effect when the running code ends", reason=reason)

@@ -10,16 +10,17 @@ from perdure.saga.dead_letter_index import DeadLetterIndex
 from perdure.saga.dead_letters import DeadLetters
 from perdure.saga.dispatch import RollbackDispatcher
 from perdure.saga.held_steps import HeldStepIndex, HeldSteps, SagaHeldSteps
+from perdure.saga.operations import SagaOperations
 from perdure.saga.rollback import RETENTION, ExecutionRollbacks, Rollbacks
 
 _SHORTEST_RETENTION = timedelta(hours=1)
 
 
 def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
-    """Return the services to serve: those of rollbacks, of dead letters and of held steps.
+    """Return the services to serve: those of rollbacks, dead letters, held steps and operations on sagas.
 
     Args:
-        retention: How long ended rollbacks, outcomes of held steps and audit logs are stored; None for ever.
+        retention: How long ended rollbacks, outcomes of held steps, operations and audit logs are stored; None for ever.
 
     Raises:
         ConfigurationError: The retention is less than an hour; waiters still have to read the result.
@@ -35,4 +36,5 @@ def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
         HeldSteps().definition,
         SagaHeldSteps(retention).definition,
         HeldStepIndex().definition,
+        SagaOperations(retention).definition,
     ]

@@ -9,20 +9,24 @@ from typing import Any, Literal, TypeVar, cast, overload
 import restate
 from typing_extensions import Unpack
 
+from perdure._runtime import sdk
 from perdure._runtime.engine_messages import says_workflow_started
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.sdk import WaitEndedByTimeout
 from perdure._runtime.serdes import serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import has_own_cancel
+from perdure.alerts.conditions import OVERDUE_KEY
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, caller_headers
 from perdure.clients import NO_REQUEST, client_of
-from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError, clean_terminal
+from perdure.errors import Cancelled, Conflict, DeadlineExceeded, StepFailed, TerminalError, clean_terminal
 from perdure.idempotency import child_key, join_key
 from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import ApprovalOptions, request_approval
+from perdure.saga.attributes import Attributes
 from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import OnFailure, SagaConfig
 from perdure.saga.messages import roll_back_handler
@@ -48,6 +52,7 @@ RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
 
 _closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
+_bool_serde = serde_for(bool)
 
 
 class Orchestration:
@@ -85,11 +90,33 @@ class Orchestration:
         self._config = config
         self._prefix = idempotency_prefix
         self._steps = StepRunner(ctx, self.saga, config, run, service=service, on_failure=on_failure)
+        self._attributes = Attributes(ctx)
+        self._deadline_exceeded: DeadlineExceeded | None = None
+        self._overdue = False
 
     @property
     def cancelled(self) -> Cancelled | None:
         """The cancel of this invocation, even if the handler caught the error."""
         return self._steps.cancelled
+
+    def start_deadline(self, deadline: timedelta) -> None:
+        """Start the timer that interrupts this execution.
+
+        Args:
+            deadline: The time from now.
+        """
+
+        def passed() -> DeadlineExceeded | None:
+            if self._steps.past_pivot:
+                self._overdue = True
+                self.ctx.set(OVERDUE_KEY, True, serde=_bool_serde)  # the alert's condition reads its name
+                return None
+            self._deadline_exceeded = DeadlineExceeded(f"the saga exceeded its deadline of {deadline}")
+            self._steps.cancelled = self._deadline_exceeded
+            return self._deadline_exceeded
+
+        timer = self.ctx.sleep(scaled(deadline), "deadline of the saga")
+        sdk.interrupt_waits(self.ctx, sdk.Interruption(timer, lambda: not self._steps.past_pivot, passed))
 
     @property
     def key(self) -> str:
@@ -324,6 +351,25 @@ class Orchestration:
         refuse_inside_run("pivot")
         self._steps.pivot()
 
+    def attributes(self, **values: str | int) -> None:
+        """Set business attributes, by which operators find the saga. Each new value costs one state entry.
+
+        They are part of names in the engine's state: as they are, or with encryption as a keyed hash. Like all state,
+        they expire with the workflow's retention.
+
+        Args:
+            values: Names of at most 32 characters with texts of at most 128 printable characters, or integers. A saga
+                has at most 16 attributes; a name that is set again replaces its value.
+
+        Raises:
+            InvalidInput: A name or value is invalid, or there are too many; none was set.
+
+        Example:
+            cp.attributes(customer="42", region="eu")
+        """
+        refuse_inside_run("attributes")
+        self._attributes.set(values)
+
     async def orchestrate(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run a function as a part of this saga.
 
@@ -434,6 +480,8 @@ class Orchestration:
         self._close(ClosedSaga(phase=SagaPhase.COMPLETED))
 
     def _close(self, closed: ClosedSaga) -> None:
+        if self._overdue:
+            self.ctx.clear(OVERDUE_KEY)
         self.ctx.set(CLOSED_PREFIX + closed.phase, closed, serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
@@ -443,7 +491,14 @@ class Orchestration:
             error: The error that ended the orchestration.
         """
         error = clean_terminal(error)  # its message is stored
+        sdk.interrupt_waits(self.ctx, None)
         cancelled = self.cancelled is not None or has_own_cancel(error)
+        if (exceeded := self._deadline_exceeded) is not None:
+            if isinstance(error, Cancelled) and not isinstance(error, DeadlineExceeded):
+                error = exceeded  # the concurrency helpers name every interruption a cancel
+            for call in self._steps.running.values():  # a cancel of this invocation would have reached them
+                self.ctx.cancel_invocation(await self._steps.invocation_id(call))
+            cancelled = sdk.was_cancelled(self.ctx)  # otherwise, it may wait for the rollback
         if not any(step.compensation or step.pivot for step in self.saga.steps):
             return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")
         # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.

@@ -75,6 +75,7 @@ async def list_sagas(
     service: str | None = None,
     since: timedelta = HISTORY,
     limit: int = 50,
+    conditions: Collection[str] = (),
 ) -> SagaList:
     """Return sagas, oldest first.
 
@@ -84,6 +85,7 @@ async def list_sagas(
         service: Only this service.
         since: Only sagas that started within this time; open sagas are listed whatever their age.
         limit: Maximum number of items.
+        conditions: Further SQL conditions on the table ``sagas``, see `perdure.saga.filters.SagaFilter`.
 
     Raises:
         EngineError: The engine does not answer.
@@ -91,6 +93,7 @@ async def list_sagas(
     where = f"phase in ({', '.join(map(sql_text, phases)) or 'null'})"
     if service is not None:
         where += f" and service = {sql_text(service)}"
+    where = " and ".join((where, *conditions))
     sagas = await open_sagas_sql(admin.query) if set(phases) <= set(OPEN_PHASES) else recent_sagas_sql(since)
     rows = await admin.query(
         f"{sagas} select id, service, key, phase, failure, started_at, ended_at, count(*) over () as number from sagas "

@@ -47,6 +47,7 @@ class TimelineStep(BaseModel):
         step: Its name.
         plane: ``data`` for a called service, ``control`` otherwise.
         action: The called handler, or ``run``, or ``wait``.
+        invocation: The invocation of the last call; None without a call.
         started_at: When it was recorded, just before its action; None without a journal.
         ended_at: When its result arrived; None while it runs.
         attempts: Number of attempts; None if the journal cannot tell them from those of the parallel group.
@@ -62,6 +63,7 @@ class TimelineStep(BaseModel):
     step: str
     plane: Literal["control", "data"] = "control"
     action: str = "wait"
+    invocation: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     attempts: int | None = None
@@ -87,6 +89,7 @@ class Timeline(BaseModel):
         saga_id: The saga.
         service: The orchestrator's service.
         key: Its key.
+        invocation: The invocation of the orchestration.
         status: The engine's status of the orchestration: running, suspended, paused, completed.
         result: Result of the orchestration, success or failure; None while it runs.
         failure: Its error.
@@ -100,6 +103,7 @@ class Timeline(BaseModel):
     saga_id: str
     service: str
     key: str
+    invocation: str = ""
     status: str
     result: str | None = None
     failure: str | None = None
@@ -118,6 +122,7 @@ class JournalEntry(BaseModel):
         at: When.
         state: The state key of a recorded step.
         action: ``call`` or ``run``, and the called handler or the run's name.
+        invocation: The called invocation.
         completion: ID that an action and its result have in common.
         ok: Whether the result is a success.
     """
@@ -126,6 +131,7 @@ class JournalEntry(BaseModel):
     at: datetime
     state: str = ""
     action: tuple[str, str] = ("", "")
+    invocation: str | None = None
     completion: int = 0
     ok: bool = True
 
@@ -170,6 +176,7 @@ async def read_timeline(
         saga_id=saga_id if rollback is None else rollback.saga_id,
         service=found["service"],
         key=found["key"],
+        invocation=found["id"],
         status=found["status"],
         result=found.get("result"),
         failure=found.get("failure"),
@@ -236,7 +243,13 @@ def journal_entry(row: dict[str, Any]) -> JournalEntry | None:
         call = command["Call"]
         (target,) = call["invocation_target"].values()
         action = ("call", f"{target['name']}/{target['handler']}")
-        return JournalEntry(kind="started", at=at, action=action, completion=call["result_completion_id"])
+        return JournalEntry(
+            kind="started",
+            at=at,
+            action=action,
+            invocation=call["invocation_id"],
+            completion=call["result_completion_id"],
+        )
     if "Run" in command:
         completion = command["Run"].get("completion_id", 0)
         return JournalEntry(kind="started", at=at, action=("run", row["name"] or ""), completion=completion)
@@ -318,6 +331,7 @@ def _step(
         kind, name = actions[-1].action
         end = ends.get(actions[-1].completion)
         step.action = name if kind == "call" else "run"
+        step.invocation = actions[-1].invocation
         step.plane = "data" if kind == "call" else "control"
         step.attempts = None if record.group is not None and len(actions) > 1 else len(actions)
         step.ended_at = None if end is None else end.at

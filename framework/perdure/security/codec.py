@@ -44,6 +44,7 @@ ENCRYPTION_KEYS_FILE: Final = "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE"
 
 _FORMAT: Final = b"pd2"
 _ID_BYTES: Final = 8
+_HASH_BYTES: Final = 16
 _HEAD: Final = len(_FORMAT) + _ID_BYTES
 _NONCE_BYTES: Final = Aead.NONCE_SIZE
 _MIN_BYTES: Final = _NONCE_BYTES + Aead.MACBYTES
@@ -114,6 +115,17 @@ class JournalCodec(ValueCodec):
         associated = self._associated_data(self._head, place)
         sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(bytes(value), associated, nonce, self._key)
         return b"".join((self._head, output_place, nonce, sealed))
+
+    def keyed_hashes(self, text: str) -> list[str]:
+        """Return keyed hashes of a text, for names that must be searchable but must not reveal it.
+
+        Equal texts have equal hashes, which readers without a key can see.
+        """
+        content = _pack([self._platform, text.encode()])
+        return [
+            hashlib.blake2b(content, key=key, digest_size=_HASH_BYTES, person=b"perdure name").hexdigest()
+            for key in self._keys.values()
+        ]
 
     def open(self, sealed: bytes, place: Place) -> bytes:
         """Open a value that was read at a place.

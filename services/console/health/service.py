@@ -34,6 +34,7 @@ _RUNBOOKS: Final = {
     Condition.RECONCILED: "saga-stuck",
     Condition.HELD_STEP: "held-steps",
     Condition.HELD_STEP_DUE: "held-steps",
+    Condition.OVERDUE: "saga-overdue",
 }
 
 

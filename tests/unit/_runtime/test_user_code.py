@@ -107,7 +107,7 @@ async def test_handler_that_cancels_itself_is_aborted():
 async def test_search_for_cancel_only_when_it_cannot_arrive(input_closed, found):
     searched: list[str] = []
 
-    async def find(invocation_id: str) -> bool:
+    async def find(invocation_id: str, _: bool) -> bool:
         searched.append(invocation_id)
         return len(searched) == 2
 
@@ -122,7 +122,7 @@ async def test_search_for_cancel_only_when_it_cannot_arrive(input_closed, found)
 async def test_end_does_not_wait_for_a_search():
     searching = asyncio.Event()
 
-    async def hang(_: str) -> bool:
+    async def hang(_: str, __: bool) -> bool:
         searching.set()
         return await asyncio.Event().wait()
 
@@ -140,7 +140,7 @@ async def test_rate_of_searches_is_limited(monkeypatch):
     searches: list[float] = []
     end = asyncio.get_running_loop().create_future()
 
-    async def find(_: str) -> bool:
+    async def find(_: str, __: bool) -> bool:
         searches.append(time.monotonic())
         if len(searches) == 20:
             end.set_result(None)
