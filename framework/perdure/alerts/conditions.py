@@ -107,19 +107,18 @@ class Alert(BaseModel):
     def action(self) -> str:
         """What the operator has to do."""
         action = action_for(self.cause)
-        if self.condition in (Condition.KILLED, Condition.RECONCILED):
-            return "Check the rollback of its saga, if it has one."
-        if self.condition in (Condition.HELD_STEP, Condition.HELD_STEP_DUE):
-            return f"Retry or complete the step, or roll back: perdure held-steps list --service {self.service}"
-        if self.condition is Condition.OVERDUE:
-            return f"Find out what the saga waits for: perdure sagas show {self.key or 'ID'}"
-        if self.condition is Condition.HANGING:
-            return f"{action}. The engine then retries the invocation."
-        if self.condition is Condition.PAUSED:
-            return f"{action}, then run: perdure invocations resume {self.invocation or 'ID'}"
-        if self.cause is Cause.DEPLOYMENT_REMOVED:
-            return f"{action}."
-        return f"{action}. The invocation resumes automatically."
+        is_removed = self.cause is Cause.DEPLOYMENT_REMOVED
+        resumes = f"{action}." if is_removed else f"{action}. The invocation resumes automatically."
+        decide = f"Retry or complete the step, or roll back: perdure held-steps list --service {self.service}"
+        return {
+            Condition.KILLED: "Check the rollback of its saga, if it has one.",
+            Condition.RECONCILED: "Check the rollback of its saga, if it has one.",
+            Condition.HELD_STEP: decide,
+            Condition.HELD_STEP_DUE: decide,
+            Condition.OVERDUE: f"Find out what the saga waits for: perdure sagas show {self.key or 'ID'}",
+            Condition.HANGING: f"{action}. The engine then retries the invocation.",
+            Condition.PAUSED: f"{action}, then run: perdure invocations resume {self.invocation or 'ID'}",
+        }.get(self.condition, resumes)
 
     @classmethod
     def for_group(cls, alerts: Iterable[Alert], count: int, since: datetime) -> Alert:

@@ -20,7 +20,7 @@ def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
     """Return the services to serve: those of rollbacks, dead letters, held steps and operations on sagas.
 
     Args:
-        retention: How long ended rollbacks, outcomes of held steps, operations and audit logs are stored; None for ever.
+        retention: How long the results and audit logs of these are stored; None for ever.
 
     Raises:
         ConfigurationError: The retention is less than an hour; waiters still have to read the result.
