@@ -28,7 +28,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
-from perdure.saga.compensations import BoundCompensation
+from perdure.saga.compensations import BoundCompensation, compensation as compensation_
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.schema import ROLLBACKS
 from perdure.saga.steps import RETRIED_STATUSES
@@ -161,7 +161,9 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
 
 
 def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
-    return cp.saga.compensations.get(compensation).bind(task)
+    return (
+        compensation_(undo_task, task) if compensation == "undo" else cp.saga.compensations.get(compensation).bind(task)
+    )
 
 
 def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:

@@ -23,7 +23,7 @@ from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind,
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
-from perdure.saga.compensations import BoundCompensation
+from perdure.saga.compensations import CompensateWith, bind_compensation
 from perdure.saga.config import SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import StepRecord
@@ -44,7 +44,8 @@ class Step(Generic[I, O]):
         name: The step's name, unique in its saga.
         action: The target or handler to call, or a coroutine function to run here as a side effect.
         request: The input of the action.
-        compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
+        compensate: The handler that compensates the step. It receives the step's request, or another payload:
+            ``compensation(flights.cancel, CancelSeats(...))``.
         key: The key, if the action is a handler of a virtual object or workflow.
         config: Retries of a local action; by default those of the service.
         retry: Retries of the step after a terminal error; none by default. The engine retries transient errors itself.
@@ -60,7 +61,7 @@ class Step(Generic[I, O]):
     name: str
     action: Target[I, O, Any] | Callable[[Any, I], Awaitable[O]] | Callable[[I], Awaitable[O]]
     request: I
-    compensate: BoundCompensation | None = None
+    compensate: CompensateWith[I] | None = None
     key: str | None = None
     config: RunConfig | None = None
     retry: RetryPolicy | None = None
@@ -75,7 +76,7 @@ class Step(Generic[I, O]):
             name: str,
             action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]] | Callable[[I], Awaitable[O]],
             request: I,
-            compensate: BoundCompensation | None = None,
+            compensate: CompensateWith[I] | None = None,
             key: None = None,
             config: RunConfig | None = None,
             retry: RetryPolicy | None = None,
@@ -88,7 +89,7 @@ class Step(Generic[I, O]):
             name: str,
             action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
             request: I,
-            compensate: BoundCompensation | None = None,
+            compensate: CompensateWith[I] | None = None,
             *,
             key: str,
             retry: RetryPolicy | None = None,
@@ -179,7 +180,8 @@ class StepRunner:
         group = len(self.saga.steps) + 1 if len(steps) > 1 else None
         records = []
         for step in steps:
-            records.append(self.saga.add(step.name, step.compensate, group=group))
+            compensation = bind_compensation(step.name, step.compensate, step.request)
+            records.append(self.saga.add(step.name, compensation, group=group))
             self.saga.start(records[-1])  # here, because a refused record leaves the others without an action
         self._names.update(names)
         return records

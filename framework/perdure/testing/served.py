@@ -18,6 +18,7 @@ from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.serving.app import sdk_definitions
+from perdure.serving.declarations import is_saga
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
 
@@ -168,8 +169,9 @@ class Restate:
 
 async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> None:
     """Reject sagas without `Rollbacks`, since a failing saga would wait for it forever."""
-    names = {each.name for each in sdk_definitions(services)}
-    sagas = sorted(name for name in names if compensation_service(name) in names)
+    definitions = list(sdk_definitions(services))
+    names = {each.name for each in definitions}
+    sagas = sorted(each.name for each in definitions if is_saga(each) or compensation_service(each.name) in names)
     if sagas and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
         raise ConfigurationError(
             f"the sagas of {', '.join(sagas)} need Rollbacks; also serve *perdure.saga.hosting.definitions()"
