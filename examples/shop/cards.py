@@ -7,6 +7,7 @@ from perdure import DataPlaneContext, DataPlaneService, Refused
 
 cards = DataPlaneService("Cards")
 store = Store("charges", Column("order", String, primary_key=True), Column("card", String), Column("amount", Integer))
+migrate = store.migrate
 charges = store.table
 CREDIT = 5000
 

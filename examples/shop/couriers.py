@@ -7,6 +7,7 @@ from perdure import DataPlaneContext, DataPlaneService, Refused
 
 couriers = DataPlaneService("Couriers")
 store = Store("parcels", Column("order", String, primary_key=True), Column("city", String))
+migrate = store.migrate
 
 
 class Parcel(Write):

@@ -9,6 +9,7 @@ from perdure.schedules import Schedule
 
 stock = DataPlaneService("Stock")
 store = Store("stock", Column("item", String, primary_key=True), Column("left", Integer, nullable=False))
+migrate = store.migrate
 items = store.table
 FULL = {"book": 10, "lamp": 2}
 
@@ -41,7 +42,7 @@ async def put_back(ctx: DataPlaneContext, request: Pick) -> int:
 @stock.handler()
 async def restock(ctx: DataPlaneContext) -> None:
     def fill() -> None:  # to a level, so a repeat has no further effect and needs no key
-        with store.begin() as db:
+        with store.engine.begin() as db:
             for item, left in FULL.items():
                 full = insert(items).values(item=item, left=left)
                 db.execute(full.on_conflict_do_update(index_elements=["item"], set_={"left": left}))

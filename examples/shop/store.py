@@ -2,10 +2,8 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,27 +24,26 @@ class Store:
     def __init__(self, name: str, *columns: Column[Any]) -> None:
         self.table = Table(name, MetaData(), *columns)
         self._keys = IdempotencyTable(self.table.metadata)
-        self._engine: Engine | None = None
-        self._lock = Lock()
 
-    def begin(self) -> AbstractContextManager[Connection]:
-        """Begin a transaction. The first one creates the database."""
-        with self._lock:
-            if self._engine is None:
-                file = Path(os.environ.get("SHOP_DATA", ".")) / f"{self.table.name}.db"
-                self._engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
-                self.table.metadata.create_all(self._engine)
-        return self._engine.begin()
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of the database."""
+        file = Path(os.environ.get("SHOP_DATA", ".")) / f"{self.table.name}.db"
+        return create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
+
+    def migrate(self) -> None:
+        """Create the tables that do not exist; `perdure dev` and ``perdure serve --migrate`` call it."""
+        self.table.metadata.create_all(self.engine)
 
     def perform(self, request: Write, change: Callable[[Connection], int]) -> int:
         """Make a change once per order. A repeat returns the result of the first one."""
-        with self.begin() as db:
+        with self.engine.begin() as db:
             act = partial(change, db)
             return self._keys.perform_sync(db, request.order, act, action="change", request=request, result=int)
 
     def compensate(self, request: Write, reverse: Callable[[Connection, int], int]) -> int:
         """Reverse a change once, given its result. Without a change, return 0 and refuse a late one."""
-        with self.begin() as db:
+        with self.engine.begin() as db:
             act = partial(reverse, db)
             return self._keys.compensate_sync(
                 db, request.order, act, action="change", request=request, performed=int, voided=0

@@ -14,12 +14,9 @@ from examples.shop import cards, couriers, loyalty, orders, stock
 from examples.shop.orders import Order, place
 from perdure import IngressClient
 from perdure.approvals.messages import DecisionRequest
-from perdure.approvals.service import definitions as approvals
 from perdure.approvals.targets import approve, reject
 from perdure.errors import IngressError
-from perdure.saga import hosting
 from perdure.schedules import ScheduleClient, apply_schedules
-from perdure.schedules import definitions as schedule_services
 from perdure.testing.plugin import restate_fixture
 from tests.support import eventually
 
@@ -31,9 +28,7 @@ served = restate_fixture(
     cards.cards,
     couriers.couriers,
     loyalty.loyalty,
-    *hosting.definitions(),
-    *approvals(),
-    *schedule_services(),
+    host_platform=True,
 )
 
 
@@ -43,6 +38,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHOP_DATA", str(folder))
+        for service in (stock, cards, couriers):
+            service.migrate()
         yield folder
 
 

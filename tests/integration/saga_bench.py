@@ -23,12 +23,13 @@ from perdure import (
     ServiceClient,
     Step,
     Target,
+    compensation,
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
-from perdure.saga.compensations import BoundCompensation, compensation as compensation_
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.schema import ROLLBACKS
 from perdure.saga.steps import RETRIED_STATUSES
@@ -160,10 +161,9 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
-    return (
-        compensation_(undo_task, task) if compensation == "undo" else cp.saga.compensations.get(compensation).bind(task)
-    )
+def undo_of(cp: Orchestration, task: Task, name: str | None = None) -> BoundCompensation:
+    """Return the compensation of a task: the handler itself, or a compensation of the service by name."""
+    return compensation(undo_task, task) if name is None else cp.saga.compensations.get(name).bind(task)
 
 
 def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:

@@ -8,7 +8,6 @@ import pytest
 
 from perdure import ControlPlaneService, Orchestration, Target
 from perdure.errors import ConfigurationError
-from perdure.saga import hosting
 
 book = Target("Rooms", "book", str, str)
 cancel = Target("Rooms", "cancel", str, None)
@@ -23,8 +22,8 @@ async def test_reject_sagas_without_rollbacks(restate):
         return await cp.step("book", book, cp.key, compensate=cancel)
 
     with pytest.raises(
-        ConfigurationError, match=rf"sagas of {journeys.name} need Rollbacks; also serve \*perdure.saga.hosting"
+        ConfigurationError, match=rf"sagas of {journeys.name} need Rollbacks; serve them with host_platform"
     ):
         await restate.serve(journeys)
-    assert (await restate.serve(journeys, *hosting.definitions())).services
+    assert (await restate.serve(journeys, host_platform=True)).services
     assert (await restate.serve(journeys)).services  # Rollbacks is registered already

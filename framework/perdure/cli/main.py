@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
+    "new": "Create a project, or add a service, saga or schedule to one.",
     "sagas": "List sagas and show their timelines.",
     "schedules": "List, set and control schedules.",
     "services": "List handlers, and which of them are public on the ingress.",
