@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 from pydantic import BaseModel
+from restate.serde import BytesSerde
 
 from perdure import (
     ControlPlaneService,
@@ -25,7 +26,6 @@ from perdure import (
     handler,
 )
 from perdure.errors import IngressError, Refused, SagaError
-from perdure.saga import hosting
 from perdure.saga.messages import (
     NEVER_COMPLETED_HEADER,
     ActionReceipt,
@@ -60,6 +60,7 @@ class Plan(BaseModel):
 did = Recording()
 depot = DataPlaneService("ForwardDepot", run=RunConfig(max_retries=0))
 points = sdk.VirtualObject("ForwardPoints")
+raw = sdk.Service("ForwardRaw")
 orders = ControlPlaneService(
     "ForwardOrders",
     saga=SagaConfig(
@@ -96,6 +97,12 @@ async def report(ctx: DataPlaneContext, returned: Return) -> None:
     did.add(f"report {returned.order}/{ctx.headers.get(NEVER_COMPLETED_HEADER)}")
 
 
+@raw.handler(output_serde=BytesSerde())
+async def undo_raw(ctx: sdk.Context, item: dict[str, str]) -> bytes:
+    did.add(f"raw {item['order']}/bytes")
+    return b"\xff"
+
+
 @handler(points, "exclusive")
 async def revoke(ctx: sdk.ObjectContext, item: Item) -> None:
     did.add(f"revoke {item.order}/{ctx.key()}")
@@ -122,6 +129,7 @@ async def run(cp: Orchestration, plan: Plan) -> None:
     await cp.step("item", take, item, compensate=give_back)
     again = item.model_copy(update={"name": "nut", "refusals": 0, "outages": 0})
     target = Target("ForwardDepot", "give_back", Item, str)
+    await cp.step("raw", take, again, compensate=Target("ForwardRaw", "undo_raw", Item, bytes))
     await cp.parallel(
         Step("target", take, again, compensate=target),
         Step("points", take, again, compensate=compensation(revoke, again, key="ada")),
@@ -130,7 +138,7 @@ async def run(cp: Orchestration, plan: Plan) -> None:
     await cp.step("pay", refuse, cp.key, compensate=compensation(report, Return(order=cp.key)))
 
 
-served = restate_fixture(depot, points, orders, *hosting.definitions())
+served = restate_fixture(depot, points, raw, orders, host_platform=True)
 
 
 async def fail(ingress: IngressClient, plan: Plan) -> tuple[str, IngressError]:
@@ -145,16 +153,17 @@ async def test_rollback_calls_ordinary_handlers(served):
         key, error = await fail(ingress, Plan(outages=4))
         status: RollbackStatus = await ingress.call(rollback_status, key=f"{orders.name}:{key}")
     assert error.metadata["rollback"] == "rolled_back"
-    entries = did.of(key)[4:]
+    entries = did.of(key)[5:]
     assert entries[0] == "report true"
     assert sorted(entries[1:4]) == ["give_back nut", "report None", "revoke ada"]
-    assert entries[4:] == ["give_back bolt"] * 5 + ["report None"], "outages do not use up the attempts"
+    assert entries[4:] == ["raw bytes"] + ["give_back bolt"] * 5 + ["report None"], "outages do not use up the attempts"
     assert {step.step: step.compensation for step in status.steps} == {
         "all": "ForwardDepot/report",
         "item": "ForwardDepot/give_back",
         "target": "ForwardDepot/give_back",
         "points": "ForwardPoints/revoke",
         "own": "ForwardOrdersCompensations/note",
+        "raw": "ForwardRaw/undo_raw",
         "pay": "ForwardDepot/report",
     }
 
@@ -163,7 +172,7 @@ async def test_refused_compensation_becomes_dead_letter(served):
     async with IngressClient(served.ingress) as ingress:
         key, error = await fail(ingress, Plan(refusals=99))
         assert error.metadata["rollback"] == "needs_attention"
-        assert did.of(key)[8:] == ["give_back bolt"] * 3
+        assert did.of(key)[10:] == ["give_back bolt"] * 3
         letter = f"{orders.name}:{key}/2"
         redrive = Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt)
         request = DeadLetterActionRequest(id=letter, actor="olga", reason="reopened", payload={"order": 5})
@@ -171,4 +180,4 @@ async def test_refused_compensation_becomes_dead_letter(served):
             await ingress.call(redrive, request)
         repaired = Item(order=key, name="screw").model_dump(mode="json")
         await ingress.call(redrive, request.model_copy(update={"payload": repaired}))
-        await eventually(lambda: did.of(key)[11:] == ["give_back screw", "report None"], what="redriven compensation")
+        await eventually(lambda: did.of(key)[13:] == ["give_back screw", "report None"], what="redriven compensation")

@@ -19,14 +19,15 @@ from perdure._runtime.engine_messages import says_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
-from perdure.clients import ServiceClient, client_of
+from perdure.clients import CallFuture, ServiceClient
 from perdure.errors import Conflict, PerdureTerminalError, TerminalError
 from perdure.handlers import handler, read_signature
+from perdure.observability.activities import ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.saga.compensations import RESULT_RETENTION, TRANSIENT_RETRIES, bind_handler
 from perdure.saga.messages import FAILURE_KEY, NEVER_COMPLETED_HEADER, CompensationFailure
 from perdure.saga.schema import ROLLBACK_DISPATCHER, CompensationHandler, RollbackRequest, StepProgress, StepRecord
-from perdure.targets import KeyedTarget, Target
+from perdure.targets import Target
 
 MAX_PASS_WAIT = timedelta(seconds=10)
 """How long a pass waits for a compensation, so that the object is free again soon."""
@@ -101,12 +102,16 @@ class RollbackDispatcher:
 
     async def compensate(self, ctx: restate.Context, request: ForwardedCompensation) -> None:
         """Compensate a step with an ordinary handler; it runs as a compensation of a service does."""
-        called = request.handler
-        kind = Target if called.key is None else KeyedTarget
-        target = kind(called.service, called.handler, cast("Any", JsonValue), cast("Any", JsonValue))
-        received = ctx.request().headers
-        headers = {name: received[name] for name in _FORWARDED_HEADERS if name in received}
-        await client_of(ctx, target, called.key).call(request.payload, headers=headers)
+        called, received = request.handler, ctx.request().headers
+        activity = start_activity(ctx, ActivityKind.CALL, str(called))
+        response = ctx.generic_call(
+            called.service,
+            called.handler,
+            _json.serialize(request.payload),
+            key=called.key,
+            headers={name: received[name] for name in _FORWARDED_HEADERS if name in received},
+        )
+        await CallFuture(response, BytesSerde(), activity)  # which may be of any type
 
 
 @dataclass(frozen=True)
