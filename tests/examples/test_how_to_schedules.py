@@ -27,6 +27,7 @@ async def test_declared_schedule_is_applied_and_fires(restate, tmp_path, monkeyp
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     nightly = import_module("nightly")
+    sys.modules.pop("nightly")
     env = await restate.serve(nightly.reports, host_platform=True)
     command = [sys.executable, str(tmp_path / "apply.py")]
     settings = {**os.environ, "PERDURE_INGRESS_URL": env.ingress}
@@ -43,4 +44,3 @@ async def test_declared_schedule_is_applied_and_fires(restate, tmp_path, monkeyp
 
         await eventually(succeeded, what="run of the schedule")
         await schedules.remove("nightly-sales")
-    monkeypatch.delitem(sys.modules, "nightly")

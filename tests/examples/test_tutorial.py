@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -24,10 +25,13 @@ from tests.support import eventually
 
 TEXT = (Path(__file__).parents[2] / "docs" / "tutorial" / "first-saga.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n# (\S+?)(, in \S+)?\n(.*?)```", TEXT, flags=re.DOTALL)
-REQUESTS = re.findall(r"^curl http://127.0.0.1:8080(\S+) -H .*? -d '(.*)'", TEXT, flags=re.MULTILINE)
-ATTACH = re.search(r"^curl http://127.0.0.1:8080(\S+/attach)$", TEXT, flags=re.MULTILINE)[1]
-RESULTS = [json.loads(each) for each in re.findall(r"```json\n(.*?)\n```", TEXT, flags=re.DOTALL)]
-APPROVE = re.search(r"^perdure (approvals approve .*)$", TEXT, flags=re.MULTILINE)[1]
+# Tests share the engine, and an order's number is used once.
+RUN = uuid4().hex[:8]
+SAID = re.sub(r"\b(first|second|third|fourth)\b", rf"\1-{RUN}", TEXT)
+REQUESTS = re.findall(r"^curl http://127.0.0.1:8080(\S+) -H .*? -d '(.*)'", SAID, flags=re.MULTILINE)
+ATTACH = re.search(r"^curl http://127.0.0.1:8080(\S+/attach)$", SAID, flags=re.MULTILINE)[1]
+RESULTS = [json.loads(each) for each in re.findall(r"```json\n(.*?)\n```", SAID, flags=re.DOTALL)]
+APPROVE = re.search(r"^perdure (approvals approve .*)$", SAID, flags=re.MULTILINE)[1]
 # In place of `make run`, which runs these processes under a supervisor.
 SERVE = """\
 import sys
@@ -87,7 +91,7 @@ async def test_tutorial_orders_fail_survive_kill_and_wait(restate, project):
                     third = asyncio.create_task(place(2))
                     await eventually(lambda: books(project) == 8, what="first step")
                 with orders.running():  # the process was killed during the sleep
-                    assert await third == "order third is on its way to Oslo"
+                    assert await third == f"order third-{RUN} is on its way to Oslo"
                     assert books(project) == 8
                     await place(3)
                     settings = {"PERDURE_INGRESS_URL": env.ingress}
