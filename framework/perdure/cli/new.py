@@ -16,30 +16,27 @@ _KINDS: Final = get_args(Kind)
 
 
 def new(
-    words: Annotated[
-        list[str], typer.Argument(metavar="[service|saga|schedule] NAME", help="What to create, and its name.")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="service, saga or schedule; omit it for a project.")],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The name, such as shop.")] = None,
 ) -> None:
-    """Create a project in a new folder, or add a service, saga or schedule to the project in this folder.
+    """Create a project, or add a service, saga or schedule to one.
 
-    perdure new shop: a project of two services with a saga, an approval, tests and containers.
+    perdure new shop creates the folder shop: two services with a saga, an approval, tests and containers.
 
-    perdure new service billing: the module billing, and its test.
+    perdure new service billing adds the module billing and its test to the project in this folder.
     """
-    if len(words) == 1 and words[0] not in _KINDS:
-        name = words[0]
-        for file in create_project(name, Path.cwd(), version=version("perdure")):
-            console.say(f"created {name}/{file}")
-        console.say(f"next: cd {name} && make test && make run")
-    elif len(words) == 2 and words[0] in _KINDS:
-        kind = cast("Kind", words[0])
-        part = add_part(kind, words[1], Path.cwd())
+    if name is None and kind not in _KINDS:
+        for file in create_project(kind, Path.cwd(), version=version("perdure")):
+            console.say(f"created {kind}/{file}")
+        console.say(f"next: cd {kind} && make test && make run")
+    elif name is not None and kind in _KINDS:
+        part = add_part(cast("Kind", kind), name, Path.cwd())
         for file in part.files:
             console.say(f"created {file}")
         console.say(f"added {part.module} to {' and '.join(part.listed)}" if part.listed else _how_to_run(part.module))
     else:
         raise ConfigurationError(
-            f"'perdure new {' '.join(words)}' is not complete: write `perdure new NAME` for a project, or "
+            f"'perdure new {kind}{f' {name}' if name else ''}': write `perdure new NAME` for a project, or "
             f"`perdure new {'|'.join(_KINDS)} NAME` for a part of one"
         )
 
