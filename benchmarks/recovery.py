@@ -50,8 +50,8 @@ _POLL: Final = 0.1
 
 # A rollback compensates the flight last.
 _ENDED: Final = (
-    "select count(*) as ended from sys_invocation_status where target_service_name = 'TripsCompensations' "
-    "and target_handler_name = 'cancel_flight' and status = 'completed' and completion_result = 'success'"
+    "select count(*) as ended from sys_invocation_status where target_service_name = 'Flights' "
+    "and target_handler_name = 'cancel' and status = 'completed' and completion_result = 'success'"
 )
 
 app = typer.Typer(help="Measure the recovery of the trips platform.", no_args_is_help=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import restate
-
 from benchmarks.messages import STEPS, Booked, Booking, Confirmation, Trip, book, booking_for, cancel
 from perdure import (
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
     Orchestration,
-    ServiceClient,
     Target,
 )
 from perdure.saga import hosting
@@ -40,20 +37,15 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
 
     trips = ControlPlaneService(name)
 
-    @trips.compensation
-    async def cancel_booking(ctx: restate.Context, booking: Booking) -> None:
-        await ServiceClient(ctx, cancel_target).call(booking)
-
     @trips.main(steps=len(STEPS))
     async def run(cp: Orchestration, trip: Trip) -> Confirmation:
         references = []
         for step in STEPS:
             booking = booking_for(trip, cp.key, step)
-            undo = cancel_booking.bind(booking)
             if calls:
-                booked = await cp.step(step, book_target, booking, compensate=undo)
+                booked = await cp.step(step, book_target, booking, compensate=cancel_target)
             else:
-                booked = await cp.step(step, book, booking, compensate=undo)
+                booked = await cp.step(step, book, booking, compensate=cancel_target)
             references.append(booked.reference)
         return Confirmation(references=references)
 

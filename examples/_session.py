@@ -97,9 +97,9 @@ class Example:
         return [] if found is None else found[1].splitlines()
 
     async def play_on(self, restate: Restate, say: Callable[[str], None]) -> None:
-        """Serve the services and run the example."""
+        """Serve the services with the hosted platform, and run the example."""
         try:
-            env = await restate.serve(*self.services)
+            env = await restate.serve(*self.services, host_platform=True)
             async with IngressClient(env.ingress) as ingress:
                 await self.play(Session(ingress, say))
         finally:

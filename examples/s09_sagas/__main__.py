@@ -9,7 +9,6 @@ from typing import Any
 from examples._session import Example, Session
 from examples.s09_sagas import app, by_hand
 from examples.s09_sagas.world import BookingRequest, desk
-from perdure.saga import hosting
 
 
 async def play(session: Session) -> None:
@@ -34,7 +33,7 @@ async def _book_two_trips(
     session.print(f"  {error.metadata['rollback']}: {error.metadata['rollback_undone']}; held: {desk.held_by(bad)}")
 
 
-example = Example("examples.s09_sagas", play, (app.agency, app.journeys, by_hand.booking_saga, *hosting.definitions()))
+example = Example("examples.s09_sagas", play, (app.agency, app.journeys, by_hand.booking_saga))
 
 if __name__ == "__main__":
     sys.exit(example.main())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import restate
-
 from examples.s09_sagas.world import Booking, BookingRequest, desk
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, ServiceClient, Target
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration
 
-# The data plane, in its own process: the control plane knows names and types only.
+# The data plane.
 agency = DataPlaneService("Agency")
 
 
@@ -23,17 +21,8 @@ async def release(ctx: DataPlaneContext, booking: Booking) -> None:
     await ctx.run("cancel", desk.cancel, booking)
 
 
-reserve_target = Target("Agency", "reserve", Booking, str)
-release_target = Target("Agency", "release", Booking, None)
-
 # The control plane.
 journeys = ControlPlaneService("Journeys", idempotency_prefix="journey")
-
-
-@journeys.compensation
-async def give_back(ctx: restate.Context, booking: Booking) -> None:
-    """Cancel a booking, whatever its state."""
-    await ServiceClient(ctx, release_target).call(booking)
 
 
 @journeys.main(steps=2)
@@ -42,6 +31,6 @@ async def book(cp: Orchestration, request: BookingRequest) -> list[str]:
     flight = Booking(trip=cp.key, name=request.flight)
     hotel = Booking(trip=cp.key, name=request.hotel)
     return [
-        await cp.step("flight", reserve_target, flight, compensate=give_back.bind(flight)),
-        await cp.step("hotel", reserve_target, hotel, compensate=give_back.bind(hotel)),
+        await cp.step("flight", reserve, flight, compensate=release),
+        await cp.step("hotel", reserve, hotel, compensate=release),
     ]

@@ -18,7 +18,6 @@ from examples.s11_timers_and_loops.app import (
     send_digest,
 )
 from perdure.schedules import ScheduleClient
-from perdure.schedules import definitions as schedules
 
 
 async def play(session: Session) -> None:
@@ -64,7 +63,7 @@ async def _schedule(session: Session) -> None:
         await client.remove(name)
 
 
-example = Example("examples.s11_timers_and_loops", play, (invitations, newsletters, *schedules()))
+example = Example("examples.s11_timers_and_loops", play, (invitations, newsletters))
 
 if __name__ == "__main__":
     sys.exit(example.main())

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from examples._session import Example, Session
 from examples.s15_approval.app import Purchase, buy, purchases
-from perdure.approvals import service as approvals
 from perdure.approvals.messages import ApprovalStatus, DecisionRequest
 from perdure.approvals.targets import approval_status, approve, reject
 from perdure.errors import IngressError, NotFound
@@ -47,7 +46,7 @@ async def _opened(session: Session, key: str) -> ApprovalStatus:
     return await session.until(status)
 
 
-example = Example("examples.s15_approval", play, (purchases, *approvals.definitions()))
+example = Example("examples.s15_approval", play, (purchases,))
 
 if __name__ == "__main__":
     sys.exit(example.main())

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from perdure.observability.hooks import ObservabilityHooks
     from perdure.retry import RetryPolicy
     from perdure.runs import RunConfig, run_async, run_with_retry
+    from perdure.saga.compensations import compensation
     from perdure.saga.config import CompensationStrategy, Hold, SagaConfig
     from perdure.saga.orchestration import Orchestration
     from perdure.saga.recorder import Saga
@@ -93,6 +94,7 @@ _MODULES = {
     "perdure.observability.hooks": "ObservabilityHooks",
     "perdure.retry": "RetryPolicy",
     "perdure.runs": "RunConfig run_async run_with_retry",
+    "perdure.saga.compensations": "compensation",
     "perdure.saga.config": "CompensationStrategy Hold SagaConfig",
     "perdure.saga.orchestration": "Orchestration",
     "perdure.saga.recorder": "Saga",
@@ -119,7 +121,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "ControlPlaneService", "DataPlaneContext", "DataPlaneService", "KeyedTarget", "Orchestration", "Target", "handler",
     "serve",
     # Sagas
-    "CompensationStrategy", "Hold", "SafeStep", "Saga", "SagaConfig", "Step",
+    "CompensationStrategy", "Hold", "SafeStep", "Saga", "SagaConfig", "Step", "compensation",
     # Side effects
     "RetryPolicy", "RunConfig", "run_async", "run_with_retry",
     # Calls

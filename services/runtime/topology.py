@@ -82,7 +82,7 @@ SERVICES: Final = (
         "Alerts",
         "AlertDispatcher",
     ),
-    _control("orchestrator", 9081, "Trips", "TripsCompensations"),
+    _control("orchestrator", 9081, "Trips"),
 )
 """All services: the data plane first, then its callers."""
 

@@ -13,7 +13,7 @@ from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import reject
 from perdure.engine.admin import AdminClient
 from perdure.saga import hosting
-from tests.examples.test_tutorial import Program
+from tests.examples.program import Program
 from tests.support import eventually
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "approvals.md").read_text(encoding="utf-8")

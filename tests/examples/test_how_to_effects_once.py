@@ -14,7 +14,7 @@ from perdure import IngressClient, KeyedTarget
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga import hosting
-from tests.examples.test_tutorial import Program
+from tests.examples.program import Program
 from tests.support import eventually
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "effects-once.md").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from perdure import (
     ServiceClient,
     Step,
     Target,
+    compensation,
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
@@ -174,8 +175,9 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
-    return cp.saga.compensations.get(compensation).bind(task)
+def undo_of(cp: Orchestration, task: Task, name: str | None = None) -> BoundCompensation:
+    """Return the compensation of a task: the handler itself, or a compensation of the service by name."""
+    return compensation(undo_task, task) if name is None else cp.saga.compensations.get(name).bind(task)
 
 
 def step(cp: Orchestration, name: str, on_failure: OnFailure | None = None, **fields: Any) -> Step[Task, str]:

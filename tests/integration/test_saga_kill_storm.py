@@ -83,7 +83,7 @@ class Storm:
         """Return whether nothing runs and the reconciler has nothing to repair."""
         if await self.admin.query(
             "select id from sys_invocation_status where status not in ('completed', 'scheduled') and "
-            f"(target_service_name in ({self._targets}) or target_service_name like '%Compensations')"
+            f"(target_service_name in ({self._targets}) or target_service_name = 'RollbackDispatcher')"
         ):
             return False
         if await self.admin.query(OPEN_ROLLBACKS):
@@ -93,8 +93,8 @@ class Storm:
     async def compensated_twice(self) -> list[str]:
         """Return the steps whose compensation succeeded more than once."""
         rows = await self.admin.query(
-            "select idempotency_key as key from sys_invocation_status where target_service_name like '%Compensations' "
-            "and completion_result = 'success' and idempotency_key is not null"
+            "select idempotency_key as key from sys_invocation_status where target_service_name = 'RollbackDispatcher' "
+            "and target_handler_name = 'compensate' and completion_result = 'success' and idempotency_key is not null"
         )
         steps = Counter(row["key"].rpartition("/")[0] for row in rows)
         return [step for step, count in steps.items() if count > 1]

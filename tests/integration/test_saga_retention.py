@@ -76,7 +76,8 @@ async def purge_compensations(admin: AdminClient, bench: Bench) -> None:
 
     async def done() -> bool:
         rows = await admin.query(
-            f"select id from sys_invocation where target_service_name = {sql_text(bench.name + 'Compensations')}"
+            "select id from sys_invocation where target_service_name = 'RollbackDispatcher' "
+            f"and idempotency_key like {sql_text(bench.name + ':%')}"
         )
         for row in rows:
             await admin.control_invocation(row["id"], "purge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -11,8 +12,8 @@ import pytest
 
 from perdure import IngressClient, KeyedTarget, Target
 from perdure._runtime.time_scale import scaling
-from perdure.errors import IngressError, InvalidInput
-from perdure.schedules import Overlap, ScheduleClient, ScheduleStatus, definitions
+from perdure.errors import ConfigurationError, IngressError, InvalidInput
+from perdure.schedules import Overlap, Schedule, ScheduleClient, ScheduleStatus, apply_schedules, definitions
 from perdure.schedules.messages import Firing, RunCause, RunState, ScheduleState, fire_target
 from perdure.schedules.recurrence import format_utc
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
@@ -140,6 +141,27 @@ async def test_handler_declares_schedules_and_invalid_are_rejected(restate, did)
         assert all(run.planned.microsecond == 0 for run in every_second.recent)
         for each in (name, f"{name}/2", f"{name}/3"):
             await schedules.remove(each)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_apply_declared_schedules(restate, did):
+    service, flow, to = reports(did, Gate())
+    env = await restate.serve(service, flow, *definitions())
+    module, name = ModuleType("declared"), str(uuid4())
+    module.hourly = Schedule(f"{name}/1", to["build"], "x", cron="@hourly")
+    module.yearly = Schedule(f"{name}/2", to["close"], "x", key="{date}", every=FAR)
+    async with IngressClient(env.ingress) as ingress:
+        first = await apply_schedules([module, module.hourly], ingress)
+        assert [each.name for each in first] == [f"{name}/1", f"{name}/2"]
+        assert first[0].audit_log[0].actor == "perdure"
+        assert await apply_schedules([module], ingress, actor="ada") == first, "equal schedules stay unchanged"
+        module.twin = Schedule(f"{name}/2", to["build"], "x", every=FAR)
+        with pytest.raises(ConfigurationError, match=rf"two schedules are named '{name}/2': .*Reports/build"):
+            await apply_schedules([module], ingress)
+        for each in first:
+            await ScheduleClient(ingress, actor="ada").remove(each.name)
+    with pytest.raises(InvalidInput, match="either a cron expression or an interval"):
+        Schedule("never", to["build"], "x")
 
 
 @pytest.mark.restate_modes("request_response")

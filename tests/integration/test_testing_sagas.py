@@ -5,27 +5,25 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-import restate as sdk
 
-from perdure import ControlPlaneService, Orchestration
+from perdure import ControlPlaneService, Orchestration, Target
 from perdure.errors import ConfigurationError
-from perdure.saga import hosting
+
+book = Target("Rooms", "book", str, str)
+cancel = Target("Rooms", "cancel", str, None)
 
 
 @pytest.mark.restate_modes("http2")
 async def test_reject_sagas_without_rollbacks(restate):
     journeys = ControlPlaneService("Journeys" + uuid4().hex)
 
-    @journeys.compensation()
-    async def undo(ctx: sdk.Context, what: str) -> None: ...
-
     @journeys.main()
     async def run(cp: Orchestration) -> str:
-        return cp.key
+        return await cp.step("book", book, cp.key, compensate=cancel)
 
     with pytest.raises(
-        ConfigurationError, match=rf"sagas of {journeys.name} need Rollbacks; also serve \*perdure.saga.hosting"
+        ConfigurationError, match=rf"sagas of {journeys.name} need Rollbacks; serve them with host_platform"
     ):
         await restate.serve(journeys)
-    assert (await restate.serve(journeys, *hosting.definitions())).services
+    assert (await restate.serve(journeys, host_platform=True)).services
     assert (await restate.serve(journeys)).services  # Rollbacks is registered already

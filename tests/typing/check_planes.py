@@ -17,9 +17,10 @@ from perdure import (
     SafeStep,
     Step,
     Target,
+    compensation,
 )
 from perdure.retry import RetryPolicy
-from perdure.saga.compensations import Compensation
+from perdure.saga.compensations import BoundCompensation, Compensation
 
 SECOND = timedelta(seconds=1)
 
@@ -65,6 +66,10 @@ async def book(cp: Orchestration, order: Order) -> Receipt:
     assert_type(await cp.step("a", reserve, order, compensate=cancel.bind(order)), Receipt)
     assert_type(await cp.step("b", local, order, compensate=refund.bind(5, retry=RetryPolicy())), Receipt)
     assert_type(await cp.step("h", do_reserve, order, timeout=SECOND), Receipt)
+    assert_type(await cp.step("i", reserve, order, compensate=do_reserve), Receipt)
+    assert_type(await cp.step("j", do_reserve, order, compensate=reserve), Receipt)
+    assert_type(await cp.step("k", local, order, compensate=cancel), Receipt)
+    assert_type(await cp.step("l", stay, order, key="k", compensate=compensation(stay, order, key="k")), Receipt)
     assert_type(await cp.child("child", reserve_room, order), Receipt)
     assert_type(await cp.call(reserve, order), Receipt)
     assert_type(await cp.call(do_reserve, order), Receipt)
@@ -77,13 +82,16 @@ async def book(cp: Orchestration, order: Order) -> Receipt:
     assert_type(await cp.call(ping), str)
     assert_type(await cp.await_human_approval("a", SECOND), bool)
     assert_type(cp.add_compensation_step("cancel", order), bool)
+    assert_type(cp.add_compensation_step(compensation(reserve, order), step="cancel"), bool)
     assert_type(cp.generate_idempotency_key("x"), str)
     assert_type(cp.key, str)
     await cp.sleep(SECOND)
     cp.pivot()
 
     await cp.step("c", reserve, "no order")  # type: ignore[arg-type]
-    await cp.step("d", reserve, order, compensate=cancel)  # type: ignore[call-overload]
+    await cp.step("d", reserve, order, compensate=refund)  # type: ignore[arg-type]
+    await cp.step("f", reserve, order, compensate=stay)  # type: ignore[arg-type]
+    await cp.step("g", reserve, order, compensate=ping)  # type: ignore[arg-type]
     await cp.step("e", reserve, order, compensate="cancel")  # type: ignore[call-overload]
     await cp.call(reserve, "no order")  # type: ignore[arg-type]
     await cp.call(stay, order)  # type: ignore[arg-type]
@@ -111,7 +119,8 @@ async def reserve_room(cp: Orchestration, order: Order) -> Receipt:
     assert_type(Step("a", reserve, order, undo), Step[Order, Receipt])
 
     SafeStep(cp.saga, "b").with_compensation("cancel")  # type: ignore[arg-type]
-    Step("b", reserve, order, cancel)  # type: ignore[call-overload]
+    assert_type(Step("a", reserve, order, do_reserve), Step[Order, Receipt])
+    Step("b", reserve, order, refund)  # type: ignore[arg-type]
     return Receipt(text="x")
 
 
@@ -123,6 +132,10 @@ async def rooms(ctx: restate.WorkflowSharedContext) -> int:
 def compensations() -> None:
     assert_type(cancel, Compensation[Order])
     assert_type(refund, Compensation[int])
+    assert_type(compensation(do_reserve, Order(id="1")), BoundCompensation)
+    assert_type(compensation(refund, 5), BoundCompensation)
+    compensation(do_reserve, "no order")  # type: ignore[arg-type]
+    compensation(stay, Order(id="1"))  # type: ignore[arg-type]
     assert_type(trips.register_compensation("erase", erase), Compensation[Order])
 
     cancel.bind(Receipt(text="x"))  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from perdure import (
     update_status,
 )
 from perdure.observability.events import InvocationEnded, StateWritten
-from perdure.schedules import ScheduleClient, SchedulePage, ScheduleStatus
+from perdure.schedules import Schedule, ScheduleClient, SchedulePage, ScheduleStatus
 
 SECOND = timedelta(seconds=1)
 MOMENT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -89,6 +89,10 @@ async def schedules(ctx: restate.Context) -> None:
 
     await client.set("c", every=SECOND, target=build, request="x", key="k")  # type: ignore[arg-type]
     await client.set("d", every=60, target=clean)  # type: ignore[call-overload]
+    assert_type(await client.apply(Schedule("e", build, Day(number=1), key="k", every=SECOND)), ScheduleStatus)
+    Schedule("f", clean, cron="0 2 * * *")
+    Schedule("g", build, "x", key="k", every=SECOND)  # type: ignore[arg-type]
+    Schedule("h", clean, every=60)  # type: ignore[call-overload]
 
 
 async def sagas(cp: Orchestration) -> None:

@@ -38,7 +38,7 @@ EXPORTS = """
     PromiseRaceResult RaceResult ReadOnlyState Refused RetryExhausted RetryPolicy RunConfig RunExhausted
     SafeStep Saga SagaConfig SecurityConfig SecurityMiddleware SecurityValidator ServiceClient State StatusData
     Step StepFailed StepTimeout Target TerminalError Time Unauthenticated WorkflowClient WorkflowConfig
-    WorkflowLoop WorkflowStatus WorkflowTimer clear_all error_code fan_out fan_out_fail for_each gather
+    WorkflowLoop WorkflowStatus WorkflowTimer clear_all compensation error_code fan_out fan_out_fail for_each gather
     get_internal_signal guardrail handler map_concurrent process_batch race race_awakeable_with_timeout
     race_promise_with_timeout reject_external_signal resolve_external_signal run_async run_with_retry serve
     set_policy update_status wait_for_external_signal

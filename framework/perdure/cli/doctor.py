@@ -27,6 +27,7 @@ from perdure.engine.admin import AdminClient
 from perdure.engine.catalog import SINGLETONS, Catalog, conflicts
 from perdure.errors import ConfigurationError, EngineError, PerdureError
 from perdure.saga.schema import DEAD_LETTER_INDEX, DEAD_LETTERS_SQL, ROLLBACKS, SAGA_RECONCILER
+from perdure.serving.declarations import SAGA_METADATA
 from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
@@ -411,9 +412,13 @@ async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> Asy
         if not hosts and service in names:
             text = f"not registered, so orphaned {resource} are not repaired; serve and register {name}"
             yield Finding(f"{resource} reconciler", True, text)
-    if any(name.endswith("Compensations") for name in names) and ROLLBACKS not in names:
+    if ROLLBACKS not in names and any(_is_saga(each) for host in deployments for each in host.get("services", [])):
         text = "rollbacks are not possible, since no deployment serves Rollbacks; start and register the saga service"
         yield Finding("sagas", True, text)
+
+
+def _is_saga(service: Mapping[str, Any]) -> bool:
+    return SAGA_METADATA in (service.get("metadata") or {}) or service["name"].endswith("Compensations")
 
 
 async def _reconciler(http: httpx.AsyncClient, url: str, resource: str) -> Finding:

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "held-steps": "Held steps: failed steps that wait for an operator.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
+    "new": "Create a project, or add a part to one.",
     "register": "Register processes with the engine.",
     "sagas": "List, show, cancel, kill, resume and restart sagas.",
     "schedules": "List, set and control schedules.",

@@ -1,4 +1,8 @@
-"""Compensations of a service. Each is a handler that a rollback calls with the recorded payload."""
+"""Compensations: handlers that a rollback calls with the payload that was recorded before the step's action.
+
+A step names an ordinary handler, which `RollbackDispatcher` calls, or a compensation of its own service, whose function
+runs code of the control plane.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 import restate
 from pydantic import JsonValue
@@ -15,15 +19,24 @@ from restate import InvocationRetryPolicy
 from perdure._runtime.dispatch import LONGEST_INTERVAL
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
-from perdure.errors import ConfigurationError, RunExhausted, SagaError, error_code, metadata_of, terminal_cause
+from perdure.errors import (
+    ConfigurationError,
+    InvalidInput,
+    RunExhausted,
+    SagaError,
+    error_code,
+    metadata_of,
+    terminal_cause,
+)
 from perdure.handlers import HandlerSignature, bind, read_signature
 from perdure.observability.lifecycle import HandlerRole
 from perdure.retry import RetryPolicy
 from perdure.saga.messages import FAILURE_KEY, CompensationFailure
 from perdure.saga.policy import compensation_handler, compensation_service
 from perdure.saga.schema import CompensationHandler
-from perdure.targets import register_target
+from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, register_target, target_of
 
+I = TypeVar("I")  # noqa: E741 - the SDK's name for the input
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
@@ -46,7 +59,7 @@ The saga service may be down for this long before it records the result, and the
 
 @dataclass(frozen=True)
 class BoundCompensation:
-    """A compensation together with its payload and retries, as `Orchestration.step` takes it."""
+    """A compensation together with its payload and retries, see `compensation`."""
 
     name: str
     handler: CompensationHandler
@@ -90,6 +103,71 @@ class Compensation(Generic[P_contra]):
         await self.function(ctx, payload)
 
 
+CompensateWith = BoundCompensation | Target[I, Any] | Callable[[ServiceContext, I], Awaitable[Any]]
+"""What a step names as its compensation. A handler or `Compensation` without payload receives the step's request."""
+
+
+@overload
+def compensation(
+    handler: Target[I, Any] | Callable[[ServiceContext, I], Awaitable[Any]],
+    payload: I,
+    *,
+    key: None = None,
+    retry: RetryPolicy | None = None,
+) -> BoundCompensation: ...
+@overload
+def compensation(
+    handler: KeyedTarget[I, Any] | Callable[[Any, I], Awaitable[Any]],
+    payload: I,
+    *,
+    key: str,
+    retry: RetryPolicy | None = None,
+) -> BoundCompensation: ...
+def compensation(
+    handler: Any, payload: Any, *, key: str | None = None, retry: RetryPolicy | None = None
+) -> BoundCompensation:
+    """Return a compensation that calls a handler with a payload.
+
+    A rollback calls the handler at least once, even if the step's action never ran, so the handler must be idempotent.
+
+    Args:
+        handler: The target, or the handler's function.
+        payload: The handler's request.
+        key: The key, if the handler belongs to a virtual object or workflow.
+        retry: Retries after transient errors; by default those of the service's `SagaConfig`.
+
+    Raises:
+        ConfigurationError: The function is not a handler, or the handler takes no request.
+        InvalidInput: The key of a virtual object or workflow is missing or empty.
+
+    Example:
+        await cp.step("flight", flights.reserve, seats, compensate=compensation(flights.cancel, CancelSeats(key=key)))
+    """
+    if isinstance(handler, Compensation):
+        return handler.bind(payload, retry=retry)
+    target = target_of(handler)
+    if target.input is type(None):
+        raise ConfigurationError(f"{target} cannot compensate a step: it takes no request")
+    called = CompensationHandler(
+        service=target.service, handler=target.handler, key=check_key(target, key), forwarded=True
+    )
+    return BoundCompensation(str(target), called, payload, serde_for(target.input), retry)
+
+
+def bind_compensation(step: str, compensate: CompensateWith[Any] | None, request: Any) -> BoundCompensation | None:
+    """Return the compensation of a step, by default with the step's request as its payload.
+
+    Raises:
+        SagaError: The value is no compensation; terminal, since any other error would be retried for ever.
+    """
+    if compensate is None or isinstance(compensate, BoundCompensation):
+        return compensate
+    try:
+        return compensation(compensate, request)
+    except (ConfigurationError, InvalidInput) as error:
+        raise SagaError(f"step '{step}': {error}", metadata={"step": step}) from error
+
+
 async def mark_failure(signature: HandlerSignature[Any], ctx: Any, request: Any) -> Any:
     """Run the function of a compensation, and mark its terminal error for the rollback, see `CompensationFailure`."""
     try:
@@ -100,6 +178,14 @@ async def mark_failure(signature: HandlerSignature[Any], ctx: Any, request: Any)
             kind = CompensationFailure.EXHAUSTED if is_exhausted else CompensationFailure.TERMINAL
             terminal.metadata = {**metadata_of(terminal), FAILURE_KEY: kind.value}
         raise
+
+
+def bind_handler(
+    definition: restate.Service, name: str, signature: HandlerSignature[Any], **options: Any
+) -> Target[Any, Any, Any]:
+    """Add the handler of a compensation, which marks its errors, to a service; see `bind`."""
+    invoke = partial(mark_failure, signature)
+    return bind(definition, name, signature, invoke, kind="service", role=HandlerRole.COMPENSATION, **options)
 
 
 class Compensations:
@@ -147,14 +233,7 @@ class Compensations:
             raise ConfigurationError(
                 f"compensation '{name}': no payload of type {payload.type_name} can be read: {payload.unwritable}"
             )
-        target = bind(
-            self._definition,
-            handler,
-            signature,
-            partial(mark_failure, signature),
-            kind="service",
-            role=HandlerRole.COMPENSATION,
-        )
+        target = bind_handler(self._definition, handler, signature)
         registered: Compensation[P] = Compensation(
             name,
             CompensationHandler(service=self._definition.name, handler=handler),

@@ -1,4 +1,4 @@
-"""Compensation attempts of a rollback, and the dispatcher that starts them.
+"""Compensation attempts of a rollback, and the dispatcher that starts and forwards them.
 
 The engine retries a send to an unknown handler without end, in the *sender*. The sender is therefore
 `RollbackDispatcher`: its retries are limited, and the rollback sees its failure as a failed attempt.
@@ -19,16 +19,20 @@ from perdure._runtime.engine_messages import says_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
-from perdure.clients import ServiceClient
+from perdure.clients import CallFuture, ServiceClient
 from perdure.errors import Conflict, PerdureTerminalError, TerminalError
-from perdure.handlers import handler
+from perdure.handlers import handler, read_signature
+from perdure.observability.activities import ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
+from perdure.saga.compensations import RESULT_RETENTION, TRANSIENT_RETRIES, bind_handler
 from perdure.saga.messages import FAILURE_KEY, NEVER_COMPLETED_HEADER, CompensationFailure
 from perdure.saga.schema import ROLLBACK_DISPATCHER, CompensationHandler, RollbackRequest, StepProgress, StepRecord
 from perdure.targets import Target
 
 MAX_PASS_WAIT = timedelta(seconds=10)
 """How long a pass waits for a compensation, so that the object is free again soon."""
+
+_FORWARDED_HEADERS = (SAGA_HEADER, STEP_HEADER, NEVER_COMPLETED_HEADER)
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
@@ -49,11 +53,24 @@ class StartCompensation(BaseModel):
     headers: dict[str, str] = {}
 
 
+class ForwardedCompensation(BaseModel):
+    """Request to compensate a step with an ordinary handler.
+
+    Args:
+        handler: The handler.
+        payload: Its request.
+    """
+
+    handler: CompensationHandler
+    payload: JsonValue = None
+
+
 start_compensation: Target[StartCompensation, str] = Target(ROLLBACK_DISPATCHER, "start", StartCompensation, str)
+_FORWARD = CompensationHandler(service=ROLLBACK_DISPATCHER, handler="compensate")
 
 
 class RollbackDispatcher:
-    """Handler of `RollbackDispatcher`."""
+    """Handlers of `RollbackDispatcher`."""
 
     def __init__(self) -> None:
         self.definition = restate.Service(
@@ -63,6 +80,13 @@ class RollbackDispatcher:
             invocation_retry_policy=SHORT_RETRIES,
         )
         handler(self.definition)(self.start)
+        bind_handler(
+            self.definition,
+            _FORWARD.handler,
+            read_signature(self.compensate),
+            invocation_retry_policy=TRANSIENT_RETRIES,
+            idempotency_retention=RESULT_RETENTION,
+        )
 
     async def start(self, ctx: restate.Context, request: StartCompensation) -> str:
         """Start a compensation and return its invocation ID."""
@@ -75,6 +99,19 @@ class RollbackDispatcher:
             headers=request.headers,
         )
         return await sent.invocation_id()
+
+    async def compensate(self, ctx: restate.Context, request: ForwardedCompensation) -> None:
+        """Compensate a step with an ordinary handler; it runs as a compensation of a service does."""
+        called, received = request.handler, ctx.request().headers
+        activity = start_activity(ctx, ActivityKind.CALL, str(called))
+        response = ctx.generic_call(
+            called.service,
+            called.handler,
+            _json.serialize(request.payload),
+            key=called.key,
+            headers={name: received[name] for name in _FORWARDED_HEADERS if name in received},
+        )
+        await CallFuture(response, BytesSerde(), activity)  # which may be of any type
 
 
 @dataclass(frozen=True)
@@ -118,7 +155,7 @@ class Attempt:
         if in_flight:
             killed = await attempt._were_killed(in_flight)
             never_completed = killed and progress.completed is not True  # another attempt may have completed
-        child = _compensation_of(step).key
+        child = _compensation_of(step).child_key
         if never_completed is None and child is not None:  # a child that runs may still record steps
             attempt._start_error = (
                 f"the child '{child}' of step '{step.step}' still runs, {saga.config.settle_timeout} after its "
@@ -152,9 +189,13 @@ class Attempt:
         headers = {SAGA_HEADER: self._saga.saga_id, STEP_HEADER: self.step.step}
         if never_completed:
             headers[NEVER_COMPLETED_HEADER] = "true"
+        compensation, payload = _compensation_of(self.step), progress.payload_for(self.step)
+        if compensation.forwarded:
+            forwarded = ForwardedCompensation(handler=compensation, payload=payload)
+            compensation, payload = _FORWARD, forwarded.model_dump(mode="json")
         request = StartCompensation(
-            compensation=_compensation_of(self.step),
-            payload=progress.payload_for(self.step),
+            compensation=compensation,
+            payload=payload,
             idempotency_key=f"{self._saga.execution}/{self.step.position}/{progress.attempt}",
             headers=headers,
         )

@@ -284,7 +284,8 @@ def _state_sql(keys: Sequence[str]) -> str:
     return (
         f"select {columns}, encode(s.value, 'hex') as value from state s left join ("
         f"select service_name, service_key, max(key) as last from state where {of_key_sql(*keys)} "
-        f"and key like '{STEP_PREFIX}%' group by service_name, service_key) l on l.service_name = s.service_name and l.service_key = s.service_key "
+        f"and key like '{STEP_PREFIX}%' group by service_name, service_key) l "
+        "on l.service_name = s.service_name and l.service_key = s.service_key "
         f"where {of_key_sql(*keys, column='s.service_key')} and (s.key = l.last or s.key like '{ATTRIBUTE_PREFIX}%')"
     )
 

@@ -27,7 +27,7 @@ from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import ApprovalOptions, request_approval
 from perdure.saga.attributes import Attributes
-from perdure.saga.compensations import BoundCompensation, Compensations
+from perdure.saga.compensations import BoundCompensation, CompensateWith, Compensations
 from perdure.saga.config import OnFailure, SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
@@ -130,7 +130,7 @@ class Orchestration:
         action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]],
         request: I,
         *,
-        compensate: BoundCompensation | None = None,
+        compensate: CompensateWith[I] | None = None,
         key: None = None,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
@@ -144,7 +144,7 @@ class Orchestration:
         action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
         request: I,
         *,
-        compensate: BoundCompensation | None = None,
+        compensate: CompensateWith[I] | None = None,
         key: str,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
@@ -158,7 +158,7 @@ class Orchestration:
         action: Callable[[I], Awaitable[O]],
         request: I,
         *,
-        compensate: BoundCompensation | None = None,
+        compensate: CompensateWith[I] | None = None,
         config: RunConfig | None = None,
         retry: RetryPolicy | None = None,
         retry_on: Collection[int] = RETRIED_STATUSES,
@@ -170,7 +170,7 @@ class Orchestration:
         action: Any,
         request: Any,
         *,
-        compensate: BoundCompensation | None = None,
+        compensate: CompensateWith[Any] | None = None,
         key: str | None = None,
         config: RunConfig | None = None,
         retry: RetryPolicy | None = None,
@@ -187,7 +187,8 @@ class Orchestration:
             name: The step's name, unique in this saga.
             action: The target or handler to call, or a coroutine function to run here as a side effect.
             request: The input of the action.
-            compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
+            compensate: The handler that compensates the step. It receives the step's request, or another payload:
+                ``compensation(flights.cancel, CancelSeats(...))``. A compensation of this service works as well.
             key: The key, if the action is a handler of a virtual object or workflow.
             config: Retries of a local action; by default those of the service.
             retry: Retries of the step after a terminal error; none by default.
@@ -206,7 +207,7 @@ class Orchestration:
             InvalidInput: The key of a virtual object or workflow is missing or empty; the step was not started.
 
         Example:
-            await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
+            await cp.step("flight", flights.reserve, booking, compensate=flights.cancel)
         """
         refuse_inside_run(f"step '{name}'")
         step = Step(name, action, request, compensate, cast("Any", key), config, retry, timeout, retry_on, on_failure)
@@ -383,14 +384,28 @@ class Orchestration:
         """
         return await function()
 
+    @overload
+    def add_compensation_step(
+        self, name: BoundCompensation, *, step: str, dedupe: bool = True, after_others: bool = False
+    ) -> bool: ...
+    @overload
     def add_compensation_step(
         self, name: str, payload: Any, *, step: str | None = None, dedupe: bool = True, after_others: bool = False
+    ) -> bool: ...
+    def add_compensation_step(
+        self,
+        name: str | BoundCompensation,
+        payload: Any = None,
+        *,
+        step: str | None = None,
+        dedupe: bool = True,
+        after_others: bool = False,
     ) -> bool:
         """Record a compensation manually, before its action.
 
         Args:
-            name: The name of a registered compensation.
-            payload: The input of the compensation.
+            name: A compensation with its payload, or the name of a compensation of this service.
+            payload: The input of a named compensation.
             step: The step's name in status and rollback; the compensation's name by default.
             dedupe: Record an equal compensation with an equal payload once.
             after_others: Run it last, and only when no other step is a dead letter.
@@ -401,10 +416,10 @@ class Orchestration:
         Raises:
             SagaError: The compensation is not registered, or the payload does not fit it.
         """
-        refuse_inside_run(f"add_compensation_step '{name}'")
+        refuse_inside_run(f"add_compensation_step '{step or name}'")
         before = len(self.saga.steps)
-        compensation = self.saga.compensations.get(name).bind(payload)
-        self.saga.add(step or name, compensation, dedupe=dedupe, after_others=after_others)
+        compensation = self.saga.compensations.get(name).bind(payload) if isinstance(name, str) else name
+        self.saga.add(step or compensation.name, compensation, dedupe=dedupe, after_others=after_others)
         return len(self.saga.steps) > before
 
     async def request_approval(

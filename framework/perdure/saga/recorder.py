@@ -164,7 +164,7 @@ class Saga:
 
 def _serialize(step: str, compensation: BoundCompensation) -> bytes:
     if not isinstance(compensation, BoundCompensation):  # an untyped caller; any other error would be retried forever
-        raise SagaError(f"step '{step}': bind the compensation to its payload: compensate=cancel.bind(payload)")
+        raise SagaError(f"step '{step}': bind the compensation to its payload: compensation(cancel, payload)")
     try:
         return compensation.serde.serialize(compensation.payload) or b"null"
     except TerminalError as error:

@@ -130,7 +130,9 @@ class CompensationHandler(BaseModel):
     Args:
         service: The service.
         handler: The handler.
-        key: The workflow key of a child saga, which its own service rolls back.
+        key: The workflow key of a child saga, which its own service rolls back; or, if forwarded, the key of the
+            handler's virtual object or workflow.
+        forwarded: Whether the handler is an ordinary one, which `RollbackDispatcher` calls for the rollback.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -138,9 +140,15 @@ class CompensationHandler(BaseModel):
     service: str
     handler: str
     key: str | None = None
+    forwarded: bool = False
 
     def __str__(self) -> str:
         return f"{self.service}/{self.handler}"
+
+    @property
+    def child_key(self) -> str | None:
+        """The workflow key of a child saga; None if the step has no child."""
+        return None if self.forwarded else self.key
 
 
 class StepRecord(StoredRecord):

@@ -24,7 +24,7 @@ from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.observability.logging import get_logger
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
-from perdure.saga.compensations import BoundCompensation
+from perdure.saga.compensations import CompensateWith, bind_compensation
 from perdure.saga.config import Hold, OnFailure, SagaConfig
 from perdure.saga.held_step_messages import FailedStep, HeldStepAction, HoldOutcome
 from perdure.saga.hold import HeldStepWait, from_json, serdes_of, to_json
@@ -50,7 +50,8 @@ class Step(Generic[I, O]):
         name: The step's name, unique in its saga.
         action: The target or handler to call, or a coroutine function to run here as a side effect.
         request: The input of the action.
-        compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
+        compensate: The handler that compensates the step. It receives the step's request, or another payload:
+            ``compensation(flights.cancel, CancelSeats(...))``.
         key: The key, if the action is a handler of a virtual object or workflow.
         config: Retries of a local action; by default those of the service.
         retry: Retries of the step after a terminal error; none by default. The engine retries transient errors itself.
@@ -68,7 +69,7 @@ class Step(Generic[I, O]):
     name: str
     action: Target[I, O, Any] | Callable[[Any, I], Awaitable[O]] | Callable[[I], Awaitable[O]]
     request: I
-    compensate: BoundCompensation | None = None
+    compensate: CompensateWith[I] | None = None
     key: str | None = None
     config: RunConfig | None = None
     retry: RetryPolicy | None = None
@@ -84,7 +85,7 @@ class Step(Generic[I, O]):
             name: str,
             action: Target[I, O] | Callable[[ServiceContext, I], Awaitable[O]] | Callable[[I], Awaitable[O]],
             request: I,
-            compensate: BoundCompensation | None = None,
+            compensate: CompensateWith[I] | None = None,
             key: None = None,
             config: RunConfig | None = None,
             retry: RetryPolicy | None = None,
@@ -98,7 +99,7 @@ class Step(Generic[I, O]):
             name: str,
             action: KeyedTarget[I, O] | Callable[[Any, I], Awaitable[O]],
             request: I,
-            compensate: BoundCompensation | None = None,
+            compensate: CompensateWith[I] | None = None,
             *,
             key: str,
             retry: RetryPolicy | None = None,
@@ -203,7 +204,8 @@ class StepRunner:
         group = len(self.saga.steps) + 1 if len(steps) > 1 else None
         records = []
         for step in steps:
-            records.append(self.saga.add(step.name, step.compensate, group=group))
+            compensation = bind_compensation(step.name, step.compensate, step.request)
+            records.append(self.saga.add(step.name, compensation, group=group))
             self.saga.start(records[-1])  # here, because a refused record leaves the others without an action
         self._names.update(names)
         return records

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any, TypeVar, Unpack, overload
 
 import restate
 from pydantic import ValidationError
 
 from perdure._runtime import sdk
-from perdure._runtime.serdes import invalid_input, serde_for
+from perdure._runtime.serdes import invalid_input
 from perdure.clients import NO_REQUEST, ObjectClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import ConfigurationError
+from perdure.schedules.declaration import Schedule, ScheduleTiming, declared_schedules
 from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAction,
@@ -30,28 +31,12 @@ from perdure.schedules.messages import (
     set_target,
     status_target,
 )
-from perdure.schedules.recurrence import CatchUp, Overlap, ScheduledTarget
 from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.security.signed_actions import ActorKey
-from perdure.targets import KeyedTarget, ServiceContext, Target, check_key, target_of
+from perdure.targets import KeyedTarget, ServiceContext, Target
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
-
-
-class ScheduleTiming(TypedDict, total=False):
-    """Timing and policies of a schedule; see `ScheduleSpec` for the fields and defaults."""
-
-    cron: str | None
-    every: timedelta | None
-    timezone: str
-    catch_up: CatchUp
-    catch_up_limit: int
-    tolerance: timedelta
-    overlap: Overlap
-    start: datetime | None
-    end: datetime | None
-    description: str
 
 
 class ScheduleClient:
@@ -152,28 +137,32 @@ class ScheduleClient:
             TerminalError: In a handler: the target may not be scheduled.
             IngressError: Over the ingress: the request was refused.
         """
-        resolved = target_of(target)
-        check_key(resolved, key)
-        body = serde_for(resolved.input).write(request, f"the payload of schedule '{name}'")
+        return await self.apply(Schedule(name, target, request, key=key, **timing), reason=reason)
+
+    async def apply(self, schedule: Schedule, *, reason: str = "") -> ScheduleStatus:
+        """Create or replace a declared schedule; see `set`.
+
+        Args:
+            schedule: The schedule.
+            reason: The reason, for the audit log.
+
+        Raises:
+            InvalidInput: The actor or the reason is invalid.
+            TerminalError: In a handler: the target may not be scheduled.
+            IngressError: Over the ingress: the request was refused.
+        """
+        name, spec = schedule.name, schedule.spec
         try:
-            schedule = ScheduleRequest(
-                target=ScheduledTarget(service=resolved.service, handler=resolved.handler, key=key),
-                payload=json.loads(body) if body else None,
-                actor=self._actor,
-                reason=reason,
-                **timing,
-            )
+            request = ScheduleRequest(**dict(spec), actor=self._actor, reason=reason)
         except ValidationError as error:
             raise invalid_input(error) from error
         if not isinstance(self._via, IngressClient):
-            command = ScheduleCommand(
-                action=ScheduleAction.SET, actor=schedule.actor, reason=reason, spec=schedule.spec
-            )
+            command = ScheduleCommand(action=ScheduleAction.SET, actor=request.actor, reason=reason, spec=spec)
             return await self._call(apply_target, command, name)
         if self._key is not None:
-            signed_action = sign_setting(self._key, name, schedule.spec, reason=reason, at=_now())
-            schedule = schedule.model_copy(update={"signed_action": signed_action})
-        return await self._call(set_target, schedule, name)
+            signed_action = sign_setting(self._key, name, spec, reason=reason, at=_now())
+            request = request.model_copy(update={"signed_action": signed_action})
+        return await self._call(set_target, request, name)
 
     async def pause(self, name: str, *, reason: str = "") -> ScheduleStatus:
         """Stop the firings of a schedule until it is resumed; active runs continue.
@@ -241,6 +230,38 @@ class ScheduleClient:
         if isinstance(self._via, IngressClient):
             return await self._via.call(target, request, key=key)
         return await ObjectClient(self._via, target, key).call(request)
+
+
+async def apply_schedules(
+    sources: Iterable[Schedule | ModuleType],
+    ingress: IngressClient,
+    *,
+    actor: str = "perdure",
+    key: ActorKey | None = None,
+) -> list[ScheduleStatus]:
+    """Set the declared schedules; call it after the registration of their handlers.
+
+    It changes nothing that is equal already. A schedule whose declaration was deleted stays until it is removed, since
+    another deployment may declare it.
+
+    Args:
+        sources: Schedules, or modules with schedules at module level.
+        ingress: The client of the engine.
+        actor: The actor for the audit log.
+        key: The key that signs the actions, where operator actions must be signed.
+
+    Returns:
+        The status of each schedule.
+
+    Raises:
+        ConfigurationError: Two schedules have the same name; none was set.
+        IngressError: A request was refused, for example because its handler is not registered.
+
+    Example:
+        await apply_schedules([shop.orders], ingress)
+    """
+    client = ScheduleClient(ingress, actor=actor if key is None else None, key=key)
+    return [await client.apply(schedule) for schedule in declared_schedules(sources)]
 
 
 def _now() -> datetime:

@@ -192,7 +192,9 @@ def _describe(row: Mapping[str, Any]) -> str:
     )
 
 
-def restate_fixture(*services: Servable, security: SecurityConfig | None = None) -> Callable[..., Any]:
+def restate_fixture(
+    *services: Servable, security: SecurityConfig | None = None, host_platform: bool = False
+) -> Callable[..., Any]:
     """Return a fixture that serves services to a real engine, once per module and mode.
 
     Assign it to a module variable, whose name becomes the name of the fixture. Its value is a `RestateEnvironment`.
@@ -201,12 +203,13 @@ def restate_fixture(*services: Servable, security: SecurityConfig | None = None)
     Args:
         services: The services to serve.
         security: The security configuration, see `perdure.serving.build_app`.
+        host_platform: Also serve rollbacks, dead letters, approvals and schedules, which sagas need.
     """
 
     @pytest.fixture(scope="module")
     def environment(restate_module: Restate) -> RestateEnvironment:
         with _loop() as loop:
-            return loop.call(restate_module.serve(*services, security=security))
+            return loop.call(restate_module.serve(*services, security=security, host_platform=host_platform))
 
     return environment
 

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from perdure import schedules
 from perdure._runtime.admin_url import served_to
 from perdure._runtime.asgi import Receive, Scope, Send
+from perdure.approvals import service as approvals
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.catalog import Catalog
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
+from perdure.saga import hosting as sagas
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.serving.app import sdk_definitions
+from perdure.serving.declarations import is_saga
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
 
@@ -115,6 +119,7 @@ class Restate:
         identity_keys: Sequence[str] = (),
         security: SecurityConfig | None = None,
         check_targets: bool = True,
+        host_platform: bool = False,
     ) -> RestateEnvironment:
         """Serve and register services until the test ends.
 
@@ -125,12 +130,15 @@ class Restate:
             identity_keys: The public keys of permitted engines, see `perdure.serving.build_app`.
             security: The security configuration, instead of the identity keys.
             check_targets: Compare the targets in the handlers' code with the registered handlers.
+            host_platform: Also serve rollbacks, dead letters, approvals and schedules, which sagas need.
 
         Raises:
             ConfigurationError: The services are invalid, call handlers with other types, or `Rollbacks`, which their
                 sagas need, is not served.
             EngineError: The engine refused the registration.
         """
+        if host_platform:
+            services = (*services, *sagas.definitions(), *approvals.definitions(), *schedules.definitions())
         http1 = self.mode is Mode.REQUEST_RESPONSE
         app = build_app(*services, identity_keys=identity_keys, security=security)
         served = ServedApp(app, http="1" if http1 else "2", admin_url=self.server.admin)
@@ -170,12 +178,11 @@ class Restate:
 
 async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> None:
     """Reject sagas without `Rollbacks`, since a failing saga would wait for it forever."""
-    names = {each.name for each in sdk_definitions(services)}
-    sagas = sorted(name for name in names if compensation_service(name) in names)
-    if sagas and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
-        raise ConfigurationError(
-            f"the sagas of {', '.join(sagas)} need Rollbacks; also serve *perdure.saga.hosting.definitions()"
-        )
+    definitions = list(sdk_definitions(services))
+    names = {each.name for each in definitions}
+    found = sorted(each.name for each in definitions if is_saga(each) or compensation_service(each.name) in names)
+    if found and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
+        raise ConfigurationError(f"the sagas of {', '.join(found)} need Rollbacks; serve them with host_platform=True")
 
 
 async def _check_targets(admin: AdminClient, discovered: Sequence[Mapping[str, Any]]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import restate
-
-from perdure import ControlPlaneService, Hold, Orchestration, ServiceClient
+from perdure import ControlPlaneService, Hold, Orchestration, ServiceClient, compensation
 from perdure.approvals.messages import ApprovalResult
 from perdure.errors import Refused
 from services.contracts import flights, hotels, notifications, payments
@@ -29,38 +27,20 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
         on_failure=None if settings.hold is None else Hold(settings.hold),
     )
 
-    @trips.compensation
-    async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
-        """Cancel the reservation of the seats."""
-        await ServiceClient(ctx, flights.cancel).call(undo)
-
-    @trips.compensation
-    async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
-        """Cancel the reservation of the room."""
-        await ServiceClient(ctx, hotels.cancel).call(undo)
-
-    @trips.compensation
-    async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
-        """Refund the charge."""
-        await ServiceClient(ctx, payments.refund).call(undo)
-
-    @trips.compensation
-    async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
-        """Notify the traveller of the refusal, after all other compensations."""
-        await ServiceClient(ctx, notifications.notify).call(refusal)
-
     @trips.main(steps=4)
     async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
         """Book a trip: flight, hotel, approval over the limit, payment, notification."""
         plan = TripPlan(cp.key, request)
-        cp.add_compensation_step("refuse_order", plan.notify_refused, step="order", after_others=True)
-        seats = await cp.step(
-            "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight.bind(plan.cancel_seats)
-        )
-        room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel.bind(plan.cancel_room))
+        refusal = compensation(notifications.notify, plan.notify_refused)
+        cp.add_compensation_step(refusal, step="order", after_others=True)
+        release_seats = compensation(flights.cancel, plan.cancel_seats)
+        seats = await cp.step("flight", flights.reserve, plan.reserve_seats, compensate=release_seats)
+        release_room = compensation(hotels.cancel, plan.cancel_room)
+        room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=release_room)
         if plan.needs_approval(settings.approval_limit_minor):
             await _ask(cp, plan, settings)
-        charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
+        refund = compensation(payments.refund, plan.refund)
+        charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund)
         # Sent, not called, so a failing notification does not roll the trip back. No wait follows, so no cancel can
         # arrive between the notification and the end of the trip.
         await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)

@@ -152,6 +152,7 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
             assert await asyncio.to_thread(released.wait, 30)
         return sent
 
+    handler(dispatcher)(RollbackDispatcher().compensate)
     monkeypatch.setattr(hosting, "RollbackDispatcher", lambda: SimpleNamespace(definition=dispatcher))
 
     async def main(cp: Orchestration) -> None:
@@ -163,15 +164,16 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
     saga = f"{bench.name}:{key}"
     await start(bench, bench.name, key)
     open_invocations = (
-        "select target_service_name as service, id from sys_invocation_status where status != 'completed'"
+        "select target_handler_name as handler, id from sys_invocation_status where status != 'completed' "
+        "and target_service_name = 'RollbackDispatcher'"
     )
 
     async def waiting_dispatcher(number: int) -> str | None:
         """Return the waiting dispatcher, once the compensation has ended: a kill also ends sent invocations."""
         if len([entry for entry in did.all() if entry.startswith("sent ")]) < number:
             return None
-        running = {row["service"]: row["id"] for row in await admin.query(open_invocations)}
-        return None if f"{bench.name}Compensations" in running else running.get("RollbackDispatcher")
+        running = {row["handler"]: row["id"] for row in await admin.query(open_invocations)}
+        return None if "compensate" in running else running.get("start")
 
     for number in range(1, kills + 1):
         invocation = await eventually(lambda number=number: waiting_dispatcher(number), what=f"dispatcher {number}")

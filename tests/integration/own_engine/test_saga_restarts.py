@@ -19,7 +19,7 @@ from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackReque
 from perdure.saga.status import CompensationState
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
-from tests.integration.saga_bench import run_step, truth
+from tests.integration.saga_bench import Task, do_task, run_step, truth, undo_of
 from tests.integration.test_saga_kills import did_all, rolled_back, start
 from tests.support import eventually
 
@@ -41,7 +41,8 @@ async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, m
         return sent
 
     async def main(cp: Orchestration) -> None:
-        await run_step(cp, "a")
+        task = Task(key=cp.key, name="a")
+        await cp.step("a", do_task, task, compensate=undo_of(cp, task, "undo"))  # the dispatcher only starts it
         raise Refused("enough", 410)
 
     await bench.serve(main, max_attempts=max_attempts)

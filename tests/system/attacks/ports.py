@@ -89,6 +89,6 @@ async def _from_another_address(at: DefendedPlatform) -> str:
 ENGINE: Final = (
     Attack("engine", "ingress and admin API from another address", "no connection", _from_another_address),
     Attack("engine", "a private handler over the ingress", "400", at_ingress("/Payments/charge", {})),
-    Attack("engine", "a compensation over the ingress", "400", at_ingress("/TripsCompensations/cancel_flight", {})),
+    Attack("engine", "a compensation over the ingress", "400", at_ingress("/RollbackDispatcher/compensate", {})),
     Attack("engine", "a rollback of a running saga", "400", at_ingress("/Trips/x/roll_back", {"actor": _OPERATOR})),
 )

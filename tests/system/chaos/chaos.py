@@ -253,8 +253,8 @@ class _Run:
     async def _compensated_twice(self, admin: AdminClient) -> list[str]:
         """Return the steps with several successful compensations; each attempt is an invocation."""
         rows = await admin.query(
-            "select idempotency_key as key from sys_invocation_status where target_service_name = "
-            "'TripsCompensations' and completion_result = 'success' and idempotency_key is not null"
+            "select idempotency_key as key from sys_invocation_status where target_service_name = 'RollbackDispatcher' "
+            "and target_handler_name = 'compensate' and completion_result = 'success' and idempotency_key is not null"
         )
         steps = Counter(str(row["key"]).rpartition("/")[0] for row in rows)
         self._say(f"{len(steps)} steps were compensated")

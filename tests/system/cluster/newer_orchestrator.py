@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import restate
-
-from perdure import ControlPlaneService, Orchestration, ServiceClient
+from perdure import ControlPlaneService, Orchestration, ServiceClient, compensation
 from perdure.serving import serve
 from services.contracts import flights, hotels, notifications, payments
 from services.contracts.trips import TripConfirmation, TripRequest
@@ -15,35 +13,17 @@ from services.control_plane.orchestrator.model import TripPlan
 trips = ControlPlaneService("Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id")
 
 
-@trips.compensation
-async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
-    await ServiceClient(ctx, flights.cancel).call(undo)
-
-
-@trips.compensation
-async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
-    await ServiceClient(ctx, hotels.cancel).call(undo)
-
-
-@trips.compensation
-async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
-    await ServiceClient(ctx, payments.refund).call(undo)
-
-
-@trips.compensation
-async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
-    await ServiceClient(ctx, notifications.notify).call(refusal)
-
-
 @trips.main(steps=4)
 async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
     plan = TripPlan(cp.key, request)
-    cp.add_compensation_step("refuse_order", plan.notify_refused, step="order", after_others=True)
-    room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel.bind(plan.cancel_room))
-    seats = await cp.step(
-        "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight.bind(plan.cancel_seats)
-    )
-    charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
+    refusal = compensation(notifications.notify, plan.notify_refused)
+    cp.add_compensation_step(refusal, step="order", after_others=True)
+    release_room = compensation(hotels.cancel, plan.cancel_room)
+    room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=release_room)
+    release_seats = compensation(flights.cancel, plan.cancel_seats)
+    seats = await cp.step("flight", flights.reserve, plan.reserve_seats, compensate=release_seats)
+    refund = compensation(payments.refund, plan.refund)
+    charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund)
     await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
     return TripConfirmation(
         trip_id=cp.key,
