@@ -34,7 +34,7 @@ from perdure.saga.held_step_messages import (
 from perdure.saga.held_step_signatures import sign_held_step_action
 from tests.command_line import run_perdure
 from tests.integration.actor_keys import OLGA, VERA
-from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, step, truth
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, step, truth, undo_task
 from tests.support import eventually
 
 HOUR = timedelta(hours=1)
@@ -157,6 +157,20 @@ async def test_edited_payload_is_validated_and_sent(holds, did):
     assert again.until - again.since == HOUR
     await holds.act(again, HeldStepAction.RETRY, payload={**again.payload, "name": "hostel", "fails": 0})
     assert await holds.result(key) == ["HOSTEL"]
+
+
+async def test_rollback_compensates_original_and_edited_request(holds, did):
+    async def main(cp: Orchestration) -> Any:
+        hotel = held(cp, "hotel", fails=-1)
+        await cp.parallel(replace(hotel, compensate=undo_task))  # it receives the step's request
+        raise Refused("enough", 410)
+
+    key = await holds.start(main)
+    found = await holds.held(key, "hotel")
+    await holds.act(found, HeldStepAction.RETRY, payload={**found.payload, "name": "hostel", "fails": 0})
+    assert "enough" in str(await holds.result(key))
+    assert holds.bench.undone(key) == ["undo hostel", "undo hotel"]
+    assert did.of(key)[:3] == ["do hotel", "do hostel", "done hostel"]
 
 
 async def test_value_that_schema_accepts_is_held_again(holds):

@@ -24,7 +24,7 @@ from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.observability.logging import get_logger
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
-from perdure.saga.compensations import CompensateWith, bind_compensation
+from perdure.saga.compensations import BoundCompensation, CompensateWith, bind_compensation
 from perdure.saga.config import Hold, OnFailure, SagaConfig
 from perdure.saga.held_step_messages import FailedStep, HeldStepAction, HoldOutcome
 from perdure.saga.hold import HeldStepWait, from_json, serdes_of, to_json
@@ -390,6 +390,8 @@ class _RunningStep:
                 self.result = from_json(result_type, outcome.result)
             elif outcome.payload is not None:
                 self.step = replace(self.step, request=from_json(request_type, outcome.payload))
+                if self.step.compensate is not None and not isinstance(self.step.compensate, BoundCompensation):
+                    self._record_again()  # the handler gets the step's request, which has changed
         except TerminalError as invalid:  # the saga service knows only the JSON schema of the value
             message = f"{self._error.message}; the value of the last {outcome.action} was refused: {invalid.message}"
             await self._hold_or_fail(self._error, message)
@@ -406,8 +408,13 @@ class _RunningStep:
         successor = self._runner.successors.get(self.step.name)
         if successor is not None:
             self.step = replace(successor(self._held + 1), request=self.step.request)
-            self._record = self._runner.saga.add(self.step.name, self.step.compensate)
-            self._runner.saga.start(self._record)
+            self._record_again()
+
+    def _record_again(self) -> None:
+        """Record the step with the compensation of its current request; a rollback compensates both records."""
+        compensation = bind_compensation(self.step.name, self.step.compensate, self.step.request)
+        self._record = self._runner.saga.add(self.step.name, compensation)
+        self._runner.saga.start(self._record)
 
     def _fail(self, error: TerminalError) -> None:
         self.failure = error
