@@ -20,10 +20,10 @@ from perdure._runtime.ports import free_ports
 from perdure.dev.processes import wait_for_exit
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import PerdureError
+from services.runtime.settings import DATABASE_OWNERS
 from tests.support import eventually
 
 _USER: Final = "perdure"
-_NAME: Final = "trips"
 _READY_WITHIN: Final = 60.0
 _STOP_WITHIN: Final = timedelta(seconds=30)
 
@@ -36,7 +36,7 @@ def find_postgres() -> Path | None:
 
 
 class Postgres:
-    """A server with one database, on a port of this machine. Open it with `on`.
+    """A server with a database and a user per service, on a port of this machine. Open it with `on`.
 
     Args:
         folder: Folder of the server, empty.
@@ -69,15 +69,18 @@ class Postgres:
         try:
             await server._create()
             await server.start()
-            await server._execute("CREATE DATABASE trips", database="postgres")
+            for service in DATABASE_OWNERS:
+                await server._execute(f"CREATE ROLE {service} LOGIN")
+                await server._execute(f"CREATE DATABASE {service} OWNER {service}")
             yield server
         finally:
             await server.stop(signal.SIGINT)
             server._watchdog.dismiss()
 
-    def url(self, port: int) -> str:
-        """Return the URL of the database at a port: that of the server, or of a proxy."""
-        return f"postgresql://{_USER}@127.0.0.1:{port}/{_NAME}"
+    @staticmethod
+    def urls(port: int) -> dict[str, str]:
+        """Return the URL of each service's database at a port: that of the server, or of a proxy."""
+        return {service: f"postgresql://{service}@127.0.0.1:{port}/{service}" for service in DATABASE_OWNERS}
 
     async def start(self) -> None:
         """Start the server and wait until it answers.
@@ -141,14 +144,14 @@ class Postgres:
         if self._process is not None and self._process.poll() is not None:
             raise PerdureError(f"PostgreSQL ended during its start; see {self._folder}/log")
         try:
-            await self._execute("SELECT 1", database="postgres")
+            await self._execute("SELECT 1")
         except (OSError, asyncpg.PostgresError, TimeoutError):
             return False
         return True
 
-    async def _execute(self, statement: str, *, database: str = _NAME) -> None:
+    async def _execute(self, statement: str) -> None:
         connection = await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user=_USER, database=database, timeout=5, ssl=False
+            host="127.0.0.1", port=self.port, user=_USER, database="postgres", timeout=5, ssl=False
         )
         try:
             await connection.execute(statement)

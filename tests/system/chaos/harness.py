@@ -18,6 +18,7 @@ from perdure.dev.interrupts import Interrupted
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient
 from perdure.errors import PerdureError
+from services.runtime.settings import setting_name
 from services.runtime.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
 from tests.system.chaos.database import Postgres, find_postgres
@@ -91,8 +92,9 @@ class ChaosHarness:
                 ports[DATABASE] = postgres.port
             links = {name: await stack.enter_async_context(TcpProxy.to(port)) for name, port in ports.items()}
             if postgres is not None:
-                topology = replace(topology, database_url=postgres.url(postgres.port))
-                environment["PERDURE_DATABASE_URL"] = postgres.url(links[DATABASE].port)
+                topology = replace(topology, databases=postgres.urls(postgres.port))
+                proxied = postgres.urls(links[DATABASE].port)
+                environment |= {setting_name(f"{name}_database_url"): url for name, url in proxied.items()}
             harness = cls(LaunchedPlatform(topology, environment), links, postgres, disks)
             try:
                 yield harness

@@ -7,7 +7,7 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
-from services.data_plane.database import database_url as parsed
+from services.database import database_url as parsed
 from services.runtime.secret_files import ENVIRONMENT_FILES, database_url, make_secrets, read_environment_files
 
 ALL = {
