@@ -16,21 +16,20 @@ URL = "postgresql://perdure:a-secret-from-a-file@db/name"
 
 
 @pytest.mark.parametrize(
-    ("settings", "variable"),
+    ("settings", "variable", "field"),
     [
-        (FlightsSettings, "PERDURE_FLIGHTS_DATABASE_URL"),
-        (PlatformSettings, "PERDURE_HOTELS_DATABASE_URL"),
-        (ConsoleSettings, "PERDURE_CONSOLE_DATABASE_URL"),
+        (FlightsSettings, "PERDURE_FLIGHTS_DATABASE_URL", "database_url"),
+        (PlatformSettings, "PERDURE_HOTELS_DATABASE_URL", "hotels_database_url"),
+        (ConsoleSettings, "PERDURE_CONSOLE_DATABASE_URL", "database_url"),
     ],
 )
 def test_read_database_url_from_file(
-    settings: type[BaseSettings], variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: type[BaseSettings], variable: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv(variable, raising=False)
     file = tmp_path / "url"
     file.write_text(f"{URL}\n")
     monkeypatch.setenv(f"{variable}_FILE", str(file))
-    field = next(name for name in settings.model_fields if variable.endswith(name.upper()))
     read = settings()
     assert getattr(read, field).get_secret_value() == URL
     assert "a-secret" not in repr(read)

@@ -26,6 +26,7 @@ from services.runtime.settings import DATABASE_OWNERS
 from services.runtime.topology import SERVICES
 from tests.system.scenarios.databases import opened_databases
 
+
 def _differences(connection: Connection, metadata: MetaData) -> list[str]:
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
     return [str(difference) for difference in compare_metadata(context, metadata)]

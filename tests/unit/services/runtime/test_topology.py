@@ -99,7 +99,7 @@ def test_refuse_shared_database_of_earlier_version(monkeypatch, tmp_path):
         Topology.from_settings(PlatformSettings.read())
     (tmp_path / "data" / "trips.db").unlink()
     monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:secret@localhost/trips")
-    with pytest.raises(ConfigurationError, match="PERDURE_DATABASE_URL is set.*: set PERDURE_FLIGHTS_DATABASE_URL,"):
+    with pytest.raises(ConfigurationError, match=r"PERDURE_DATABASE_URL is set.*: set PERDURE_FLIGHTS_DATABASE_URL,"):
         Topology.from_settings(PlatformSettings.read())
 
 
