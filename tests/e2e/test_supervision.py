@@ -16,9 +16,9 @@ from perdure.engine import LocatedEngine
 from services.runtime.settings import DATABASE_OWNERS
 from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY
 from tests.e2e.launched import Launched, environment, processes_of
+from tests.postgres import Postgres, running_postgres
 from tests.support import until
 from tests.system.scenarios.scenarios import order
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 pytestmark = pytest.mark.timeout(180)
 

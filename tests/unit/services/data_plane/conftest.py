@@ -17,8 +17,8 @@ import pytest
 from services.data_plane.migrations import migrate
 from services.data_plane.schemas import SCHEMAS
 from services.database import Database
+from tests.postgres import Postgres, running_postgres
 from tests.unit.services.data_plane.agency import Agency
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 T = TypeVar("T")
 

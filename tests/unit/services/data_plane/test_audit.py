@@ -19,9 +19,9 @@ from services.data_plane.flights import tables as flights
 from services.data_plane.hotels import tables as hotels
 from services.data_plane.payments import tables as payments
 from services.data_plane.process import purge
+from tests.postgres import Postgres
 from tests.system.scenarios.databases import opened_databases
 from tests.unit.services.data_plane.agency import Agency
-from tests.unit.services.data_plane.postgres import Postgres
 
 Tamper = Callable[..., None]
 

@@ -27,8 +27,8 @@ from services.data_plane.schema_version import check_schema
 from services.database import Database
 from services.database_outages import DatabaseUnavailable, describe_database, naming_outages
 from services.runtime.platform import migrate_databases
+from tests.postgres import Postgres, running_postgres
 from tests.support import until_sqlite_threads_end
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 
 @pytest.fixture(scope="module")
