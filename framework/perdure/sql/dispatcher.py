@@ -106,6 +106,8 @@ class OutboxDispatcher:
     async def run(self) -> None:
         """Dispatch until cancelled. Outages of the database and the engine are logged and waited out."""
         failures = 0
+        # SQLAlchemy does not wrap the driver's errors of the listener's connection.
+        outages = (SQLAlchemyError, OSError, IngressError, self._engine.dialect.loaded_dbapi.Error)
         async with AsyncExitStack() as stack:
             listener = _Listener(self._engine, self._channel, self._wake)
             stack.push_async_callback(listener.close)
@@ -114,7 +116,7 @@ class OutboxDispatcher:
                 try:
                     await listener.listen()
                     sent = await self.dispatch()
-                except (SQLAlchemyError, OSError, IngressError) as error:
+                except outages as error:
                     failures += 1
                     if failures == 1:
                         log.warning("outbox.interrupted", outbox=self._channel, error=_describe(error))
