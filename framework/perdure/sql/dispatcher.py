@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -106,8 +107,6 @@ class OutboxDispatcher:
     async def run(self) -> None:
         """Dispatch until cancelled. Outages of the database and the engine are logged and waited out."""
         failures = 0
-        # SQLAlchemy does not wrap the driver's errors of the listener's connection.
-        outages = (SQLAlchemyError, OSError, IngressError, self._engine.dialect.loaded_dbapi.Error)
         async with AsyncExitStack() as stack:
             listener = _Listener(self._engine, self._channel, self._wake)
             stack.push_async_callback(listener.close)
@@ -116,7 +115,7 @@ class OutboxDispatcher:
                 try:
                     await listener.listen()
                     sent = await self.dispatch()
-                except outages as error:
+                except (SQLAlchemyError, OSError, IngressError) as error:
                     failures += 1
                     if failures == 1:
                         log.warning("outbox.interrupted", outbox=self._channel, error=_describe(error))
@@ -247,14 +246,23 @@ class _Listener:
         self._connection: Any = None
 
     async def listen(self) -> None:
-        """Listen, unless this is done or not possible."""
+        """Listen, unless this is done or not possible.
+
+        Raises:
+            ConnectionError: The connection failed.
+        """
         if self._engine.dialect.driver != "asyncpg" or (
             self._connection is not None and not self._driver_connection().is_closed()
         ):
             return
         await self.close()
-        self._connection = await self._engine.raw_connection()
-        await self._driver_connection().add_listener(self._channel, self._notified)
+        asyncpg = import_module("asyncpg")  # the driver of this engine
+        try:
+            self._connection = await self._engine.raw_connection()
+            await self._driver_connection().add_listener(self._channel, self._notified)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, self._engine.dialect.loaded_dbapi.Error) as error:
+            # SQLAlchemy wraps no errors of a raw connection.
+            raise ConnectionError(f"cannot listen to {self._channel}: {error}") from error
 
     async def close(self) -> None:
         """Close the connection instead of returning it to the pool, where it would go on listening."""
