@@ -41,8 +41,8 @@ def serve_data_plane(
         ConfigurationError: The database URL is invalid, or a secret cannot be read.
     """
     settings = read()
-    prefix = str(settings.model_config["env_prefix"])
-    database = Database(settings.database_url.get_secret_value(), setting=f"{prefix}DATABASE_URL")
+    setting = f"{settings.model_config.get('env_prefix')}DATABASE_URL"
+    database = Database(settings.database_url.get_secret_value(), setting=setting)
     service = define(database)
     return serve(
         service,

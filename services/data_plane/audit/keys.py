@@ -46,11 +46,11 @@ class Operations(NamedTuple):
 _STATES: Final = {"active": "performed", "charged": "performed", "cancelled": "compensated", "refunded": "compensated"}
 
 
-def _rows(id_: Any, table: Any, status: Any) -> Select[Any]:
+def _rows(id_: Any, table: Any, status: Any) -> Select[Any, Any, Any, Any, Any]:
     return select(table.key, id_, table.trip_id, status, table.created_at)
 
 
-_SERVICES: Final[dict[str, tuple[Any, Select[Any]]]] = {
+_SERVICES: Final[dict[str, tuple[Any, Select[Any, Any, Any, Any, Any]]]] = {
     "flights": (
         flights.OPERATIONS.table,
         _rows(SeatReservationRow.reservation_id, SeatReservationRow, SeatReservationRow.status),
@@ -74,7 +74,8 @@ async def read(connection: AsyncConnection, service: str) -> Operations:
     name = service.capitalize()
     rows: dict[str, list[_Row]] = defaultdict(list)
     for key, row_id, trip_id, status, created_at in await connection.execute(query):
-        rows[key].append(_Row(row_id, trip_id, _STATES.get(status, status), created_at))
+        state: str = _STATES.get(str(status), str(status))
+        rows[key].append(_Row(row_id, trip_id, state, created_at))
     operations = list(await connection.execute(select(table.c.key, table.c.subject, table.c.state)))
     violations: list[tuple[str, str]] = []
     for key, trip_id, state in operations:
