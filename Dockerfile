@@ -24,6 +24,7 @@ FROM postgres:17.10-bookworm AS postgres
 # At a restart, a tmpfs takes the mode of its mount point, so postgres must be able to write to the socket's folder.
 RUN install --directory --owner postgres --group postgres --mode 0700 /var/lib/postgresql/perdure \
  && install --directory --owner postgres --group postgres --mode 3777 /var/run/postgresql
+COPY --chmod=0644 deploy/postgres/databases.sql /docker-entrypoint-initdb.d/
 ENV PGDATA=/var/lib/postgresql/perdure
 USER postgres
 
@@ -58,8 +59,8 @@ RUN pip uninstall --yes --root-user-action ignore pip >/dev/null \
 RUN groupadd --gid 10001 perdure \
  && useradd --uid 10001 --gid perdure --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin perdure \
  && install --directory --owner perdure --group perdure --mode 0750 \
-      /var/lib/perdure /secrets /secrets/database /secrets/engine /secrets/services /secrets/links \
-      /secrets/console /secrets/grafana
+      /var/lib/perdure /secrets /secrets/database /secrets/flights /secrets/hotels /secrets/payments \
+      /secrets/notifications /secrets/engine /secrets/services /secrets/links /secrets/console /secrets/grafana
 COPY --from=build /opt/perdure /opt/perdure
 # The base image lacks byte code of the standard library, and a read-only root file system cannot store any. Compiling the
 # imported modules here halves the start time.

@@ -32,7 +32,7 @@ run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 demo: $(READY) ## run the scenarios on a fresh platform and compare expected and observed results
 	@exec $(SYSTEM) demo
 
-chaos: $(READY) ## break processes, connections, disks and the database while trips are booked; SEED=n repeats, TRIPS=n (100)
+chaos: $(READY) ## break processes, connections, disks and the databases while trips are booked; SEED=n repeats, TRIPS=n (100)
 	@exec $(SYSTEM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),100)
 
 soak: $(READY) ## book trips at a steady rate; memory, descriptors and latency must not grow; MINUTES=n (10)
@@ -44,7 +44,7 @@ cluster: $(READY) ## book trips on three engine nodes while one is killed and an
 attack: $(READY) ## run all attacks on fresh platforms with plain and encrypted journals; all must be refused
 	@exec $(SYSTEM) attack
 
-audit: $(READY) ## check the business invariants over the database, platform up or down
+audit: $(READY) ## check the business invariants over the databases, platform up or down
 	@exec $(PLATFORM) audit
 
 test: ## lint, types, and all tests on a real restate-server, in minutes

@@ -1,4 +1,4 @@
-"""Disk space per trip: the engine, the data plane's database and the logs.
+"""Disk space per trip: the engine, the databases and the logs.
 
 python -m benchmarks.growth --trips 2000
 
@@ -35,14 +35,17 @@ async def _settled(admin: AdminClient) -> None:
 
 def _sizes(platform: Platform) -> Mapping[str, int]:
     home = platform.topology.home
-    with closing(sqlite3.connect(home / "data" / "trips.db")) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (pages,) = database.execute("PRAGMA page_count").fetchone()
-        (page,) = database.execute("PRAGMA page_size").fetchone()
+    databases = 0
+    for service in platform.topology.databases:
+        with closing(sqlite3.connect(home / "data" / f"{service}.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            (page,) = database.execute("PRAGMA page_size").fetchone()
+        databases += pages * page
     engine = sum(path.stat().st_size for path in (home / "data" / "restate").rglob("*") if path.is_file())
     return {
         "engine": engine,
-        "database": pages * page,
+        "databases": databases,
         "logs": sum(path.stat().st_size for path in platform.topology.log_dir.iterdir()),
     }
 

@@ -2,12 +2,12 @@
 # Backs up the platform of docker-compose.yml into a new folder:   deploy/backup/backup.sh FOLDER
 #
 #   restate.tar       the engine's data: journals, state and records of all sagas
-#   database.dump     the data plane's database (pg_dump, custom format)
+#   flights.dump …    the database of each data-plane service (pg_dump, custom format)
 #   secrets.tar       passwords and keys; protect it like the secrets themselves
-#   SHA256SUMS        checksums of the three files
+#   SHA256SUMS        checksums of these files
 #
-# The engine is stopped during the copy, so that its data and the database belong to one moment. Otherwise the engine
-# could treat writes as done that the copied database lacks. Running invocations continue afterwards. The pause lasts
+# The engine is stopped during the copy, so that its data and the databases belong to one moment. Otherwise the engine
+# could treat writes as done that a copied database lacks. Running invocations continue afterwards. The pause lasts
 # seconds for a small platform; clients are refused meanwhile and must retry.
 #
 # COMPOSE_PROJECT_NAME and COMPOSE_FILE select the platform.
@@ -23,11 +23,13 @@ began=$(date +%s)
 trap 'docker compose up --detach --no-deps --no-build --wait restate >/dev/null 2>&1' EXIT
 docker compose stop restate >/dev/null 2>&1
 docker compose run --rm --no-deps -T --entrypoint tar restate -C /restate-data -cf - . >"$folder/restate.tar" 2>"$folder/log"
-docker compose exec -T postgres pg_dump --username perdure --format custom perdure >"$folder/database.dump" 2>>"$folder/log"
+for service in flights hotels payments notifications; do
+  docker compose exec -T postgres pg_dump --username perdure --format custom "$service" >"$folder/$service.dump" 2>>"$folder/log"
+done
 docker compose run --rm --no-deps -T --entrypoint tar secrets -C /secrets -cf - \
-  database engine services links console grafana >"$folder/secrets.tar" 2>>"$folder/log"
+  database flights hotels payments notifications engine services links console grafana >"$folder/secrets.tar" 2>>"$folder/log"
 docker compose up --detach --no-deps --no-build --wait restate >/dev/null 2>&1
 trap - EXIT
 rm "$folder/log"
-(cd "$folder" && sha256sum restate.tar database.dump secrets.tar >SHA256SUMS)
+(cd "$folder" && sha256sum restate.tar ./*.dump secrets.tar >SHA256SUMS)
 echo "backed up into $folder; the engine was away for $(($(date +%s) - began)) s"

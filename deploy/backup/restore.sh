@@ -20,7 +20,9 @@ held=$(docker compose run --rm --no-deps -T --entrypoint ls restate -A /restate-
 quietly docker compose run --rm --no-deps -T --entrypoint tar secrets -C /secrets -xf - <"$folder/secrets.tar"
 quietly docker compose run --rm --no-deps -T --entrypoint tar restate -C /restate-data -xf - <"$folder/restate.tar"
 quietly docker compose up --detach --wait --no-build postgres
-quietly docker compose exec -T postgres pg_restore --username perdure --dbname perdure --clean --if-exists --no-owner \
-  --single-transaction <"$folder/database.dump"
+for service in flights hotels payments notifications; do
+  quietly docker compose exec -T postgres pg_restore --username perdure --dbname "$service" --clean --if-exists \
+    --single-transaction <"$folder/$service.dump"
+done
 quietly docker compose up --detach --wait --no-build
 echo "restored from $folder, and started"

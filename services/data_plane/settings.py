@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from perdure.security.secrets import SettingsWithSecretFiles
-
-SHORTEST_RETENTION: Final = timedelta(days=7)
-"""Shortest retention of operations: repeats of a write or of its compensation end within a day of each other."""
+from perdure.sql.idempotency import MINIMUM_RETENTION
 
 
 class DataPlaneSettings(SettingsWithSecretFiles):
@@ -20,19 +17,26 @@ class DataPlaneSettings(SettingsWithSecretFiles):
     Args:
         host: Address to listen on.
         port: Port to listen on.
-        database_url: URL of the database, ``PERDURE_DATABASE_URL`` for all services; see
-            `services.data_plane.database.database_url`. Secret, since it may contain a password.
+        database_url: URL of the service's own database, see `services.database.database_url`. Secret, since it may
+            contain a password.
         operations_retention: Retention of reversed writes in the idempotency table,
-            ``PERDURE_OPERATIONS_RETENTION`` for all services; 7 days or more.
+            ``PERDURE_OPERATIONS_RETENTION`` for all services; 30 days or more.
     """
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True)
 
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65535)
-    database_url: SecretStr = Field(
-        default=SecretStr("sqlite:///.local/data/trips.db"), validation_alias="PERDURE_DATABASE_URL"
-    )
+    database_url: SecretStr
     operations_retention: timedelta = Field(
-        default=timedelta(days=90), ge=SHORTEST_RETENTION, validation_alias="PERDURE_OPERATIONS_RETENTION"
+        default=timedelta(days=90), ge=MINIMUM_RETENTION, validation_alias="PERDURE_OPERATIONS_RETENTION"
     )
+
+
+def default_database(service: str) -> SecretStr:
+    """Return the URL of a service's SQLite file under the default folder of data.
+
+    Args:
+        service: Name of the service.
+    """
+    return SecretStr(f"sqlite:///.local/data/{service}.db")

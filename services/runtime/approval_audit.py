@@ -1,6 +1,6 @@
-"""Compare charges in the database with the audit logs of approvals.
+"""Compare charges in the databases with the audit logs of approvals.
 
-The database does not record approvals. This part of the audit reads them through the ingress, so it needs a running
+The databases do not record approvals. This part of the audit reads them through the ingress, so it needs a running
 platform.
 """
 
@@ -42,35 +42,31 @@ async def audit_platform(
     codec: JournalCodec | None,
     *,
     settled: bool = False,
-    database_url: str | None = None,
 ) -> AuditReport:
-    """Check all invariants over the database, and compare it with the approvals if the engine answers.
+    """Check all invariants over the databases, and compare them with the approvals if the engine answers.
 
     Args:
         topology: The platform.
         environment: Environment of its services.
         codec: Codec of an encrypted journal; None for clear text.
         settled: See `services.data_plane.audit.audit`.
-        database_url: The database; the topology's by default.
 
     Raises:
-        ConfigurationError: The database or a setting cannot be read.
+        ConfigurationError: A database or a setting cannot be read.
     """
-    url = database_url or topology.database_url
-    report = await audit(url, settled=settled)
-    compared = await compare_approvals(url, topology, environment, codec)
+    report = await audit(topology.databases, settled=settled)
+    compared = await compare_approvals(topology, environment, codec)
     if isinstance(compared, str):
         return report.model_copy(update={"remarks": (*report.remarks, compared)})
     return report.model_copy(update={"invariants": (*report.invariants, compared)})
 
 
 async def compare_approvals(
-    database_url: str, topology: Topology, environment: Mapping[str, str], codec: JournalCodec | None
+    topology: Topology, environment: Mapping[str, str], codec: JournalCodec | None
 ) -> Invariant | str:
     """Compare each confirmed trip over the approval limit with its approval.
 
     Args:
-        database_url: The database.
         topology: The platform.
         environment: Environment of its services.
         codec: Codec of an encrypted journal; None for clear text.
@@ -79,10 +75,10 @@ async def compare_approvals(
         The invariant, or a remark if the engine does not answer.
 
     Raises:
-        ConfigurationError: The database or a setting cannot be read.
+        ConfigurationError: A database or a setting cannot be read.
     """
     limit, retention, rules = _settings(topology, environment)
-    charges = await confirmed_charges(database_url, over_minor=limit)
+    charges = await confirmed_charges(topology.databases, over_minor=limit)
     kept = [each for each in charges if each.charged_at > datetime.now(UTC) - retention]
     url = environment.get("PERDURE_INGRESS_URL") or topology.ingress_url
     try:
@@ -104,7 +100,7 @@ async def unapproved(platform: Platform) -> list[str]:
         platform: The platform, after the end of all trips.
     """
     topology = platform.topology
-    compared = await compare_approvals(topology.database_url, topology, platform.environment, platform.codec)
+    compared = await compare_approvals(topology, platform.environment, platform.codec)
     if isinstance(compared, str):
         return [compared]
     return [f"trip {finding.subject}: {finding.detail}" for finding in compared.findings]

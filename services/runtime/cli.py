@@ -1,4 +1,4 @@
-"""`perdure-platform`: run the trips platform, operate it, and audit its database.
+"""`perdure-platform`: run the trips platform, operate it, and audit its databases.
 
 Commands import their own dependencies, because importing all of them takes seconds.
 """
@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.errors import PerdureError
+from perdure.errors import ConfigurationError, PerdureError
 from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
 from services.runtime.secret_files import make_secrets, read_environment_files
@@ -28,15 +28,15 @@ from services.runtime.settings import PlatformSettings
 logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 app = typer.Typer(
-    help="Run and operate the trips platform, and audit its database.",
+    help="Run and operate the trips platform, and audit its databases.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and "
-    "PERDURE_<NAME>_PORT for ingress, admin, node, console, orchestrator, saga, approvals, flights, hotels, payments "
-    "and notifications. PERDURE_SILENCE_LIMIT (default PT30S) is how long a process may not answer before it is "
-    "restarted. RESTATE_SERVER_BIN names the engine's binary.",
+    epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_<NAME>_DATABASE_URL for "
+    "flights, hotels, payments and notifications, and PERDURE_<NAME>_PORT for ingress, admin, node, console, "
+    "orchestrator, saga, approvals, flights, hotels, payments and notifications. PERDURE_SILENCE_LIMIT (default PT30S) "
+    "is how long a process may not answer before it is restarted. RESTATE_SERVER_BIN names the engine's binary.",
 )
 
 app.add_typer(console_app, name="console")
@@ -70,7 +70,7 @@ def audit(
         bool, typer.Option("--settled", help="Treat everything that an open trip holds as a violation.")
     ] = False,
 ) -> None:
-    """Check the business invariants over the database; exit 1 if one is violated.
+    """Check the business invariants over all databases; exit 1 if one is violated.
 
     If the platform is up, trips over the limit are compared with the approvals' audit logs as well.
     """
@@ -81,11 +81,8 @@ def audit(
     from services.runtime.topology import Topology
 
     def run_audit() -> int:
-        settings = PlatformSettings.read()
-        topology, codec = Topology.from_settings(settings), codec_from_environment()
-        report = asyncio.run(
-            audit_platform(topology, os.environ, codec, settled=settled, database_url=settings.database)
-        )
+        topology, codec = Topology.from_settings(PlatformSettings.read()), codec_from_environment()
+        report = asyncio.run(audit_platform(topology, os.environ, codec, settled=settled))
         show_audit(report, Terminal())
         return 0 if report.ok else 1
 
@@ -113,13 +110,25 @@ def engine_proxy() -> None:
 
 
 @app.command()
-def migrate() -> None:
-    """Migrate the database to the newest schema and insert missing seed data."""
-    from services.runtime.platform import migrate_database
+def migrate(
+    service: Annotated[
+        str | None, typer.Argument(help="Only this service's database: flights, hotels, payments, notifications.")
+    ] = None,
+    *,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Also insert demo data: flights, hotels, accounts, and faults to try.")
+    ] = False,
+) -> None:
+    """Migrate the databases of all services to the newest schemas."""
+    from services.runtime.platform import migrate_databases
 
     def run_migration() -> int:
-        asyncio.run(migrate_database(PlatformSettings.read().database, report=error_console.print_lines))
-        console.say("the database is up to date")
+        urls = PlatformSettings.read().databases
+        if service is not None and service not in urls:
+            raise ConfigurationError(f"there is no database of '{service}': choose one of {', '.join(urls)}")
+        chosen = urls if service is None else {service: urls[service]}
+        asyncio.run(migrate_databases(chosen, demo=demo, report=error_console.print_lines))
+        console.say(f"the databases of {', '.join(chosen)} are up to date")
         return 0
 
     _exit_with(run_migration)

@@ -20,8 +20,8 @@ from perdure.engine import LocatedEngine
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import engine_tracing
 from perdure.security.codec import JournalCodec, codec_from_environment
-from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
+from services.database import database_url
 from services.database_outages import DatabaseUnavailable, describe_database, one_line
 from services.runtime.topology import CONSOLE, SERVICES, ServiceSpec, Topology
 from services.runtime.trusted_keys import make_trusted_keys
@@ -82,8 +82,11 @@ class Platform(LocalPlatform):
         return codec_from_environment(self.environment)
 
     async def start(self) -> None:
-        """Migrate the database, start all processes, and register the services. See `LocalPlatform.start`."""
-        await migrate_database(self.topology.database_url, report=self._report)
+        """Migrate the databases, insert demo data, start all processes, and register the services.
+
+        See `LocalPlatform.start`.
+        """
+        await migrate_databases(self.topology.databases, demo=True, report=self._report)
         await super().start()
 
     def _service(self, spec: ServiceSpec) -> LocalProcess:
@@ -115,29 +118,34 @@ class Platform(LocalPlatform):
         )
 
 
-async def migrate_database(url: str, *, report: Callable[[str], None], wait: timedelta = _DATABASE_WAIT) -> None:
-    """Migrate a database to the newest schema and insert missing seed data.
+async def migrate_databases(
+    urls: Mapping[str, str], *, demo: bool, report: Callable[[str], None], wait: timedelta = _DATABASE_WAIT
+) -> None:
+    """Migrate the databases to the newest schemas.
 
     Args:
-        url: See `services.data_plane.database.database_url`.
-        report: Receives a line if the database is not available at once.
+        urls: Database URL by service, see `services.database.database_url`.
+        demo: Also insert missing demo data.
+        report: Receives a line if a database is not available at once.
         wait: How long to wait for a database that does not answer, since machines start both at the same time.
 
     Raises:
-        ConfigurationError: The URL is invalid, or the database is unavailable or cannot be migrated.
+        ConfigurationError: A URL is invalid, or a database is unavailable or cannot be migrated.
     """
     deadline = time.monotonic() + wait.total_seconds()
-    problem = f"the migration of {describe_database(database_url(url))}"
+    problem = ""
     async with reported_wait(report, lambda: problem):
-        while True:
-            try:
-                return await migrate(url)
-            except DatabaseUnavailable as error:
-                if not error.may_recover or time.monotonic() > deadline:
-                    raise ConfigurationError(f"{error}: it cannot be migrated") from error
-                problem = f"the database: {error}"
-            except SQLAlchemyError as error:
-                raise ConfigurationError(
-                    f"{describe_database(database_url(url))} cannot be migrated: {one_line(error)}"
-                ) from error
-            await asyncio.sleep(_POLL)
+        for service, url in urls.items():  # one after the other, since Alembic's context is global
+            shown = describe_database(database_url(url, f"PERDURE_{service.upper()}_DATABASE_URL"))
+            problem = f"the migration of {shown}"
+            while True:
+                try:
+                    await migrate(service, url, demo=demo)
+                    break
+                except DatabaseUnavailable as error:
+                    if not error.may_recover or time.monotonic() > deadline:
+                        raise ConfigurationError(f"{error}: it cannot be migrated") from error
+                    problem = f"the database: {error}"
+                except SQLAlchemyError as error:
+                    raise ConfigurationError(f"{shown} cannot be migrated: {one_line(error)}") from error
+                await asyncio.sleep(_POLL)

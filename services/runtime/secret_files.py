@@ -2,7 +2,9 @@
 
 Each folder is a volume, mounted only in the containers that need its files:
 
-    database   postgres_password, environment       PostgreSQL, the data plane, the migration
+    database   postgres_password, flights_password … PostgreSQL
+    flights    environment                          Flights and the migration: the URL of its database
+    hotels, payments, notifications                 likewise
     engine     request-identity.pem                 the engine: signs its requests to services
     services   environment, metrics_token           the services: trusted public keys, and the token of Prometheus
     links      links.pem                            Notifications: signs links
@@ -24,10 +26,9 @@ from urllib.parse import quote
 
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
+from services.runtime.settings import DATABASE_OWNERS, setting_name
 
 DATABASE_HOST: Final = "postgres"
-DATABASE_USER: Final = "perdure"
-DATABASE_NAME: Final = "perdure"
 
 ENVIRONMENT_FILES: Final = "PERDURE_ENVIRONMENT_FILES"
 """Variable with the paths of environment files, separated by colons."""
@@ -65,8 +66,14 @@ def make_secrets(folder: Path) -> list[Path]:
         pem = secret(name, _OWNER_ONLY, lambda: PrivateKey.generate().to_pem().decode())
         return PrivateKey.from_pem(pem.encode()).public.id
 
-    password = secret("database/postgres_password", _OWNER_AND_GROUP, _password)
-    secret("database/environment", _OWNER_ONLY, lambda: f"PERDURE_DATABASE_URL={database_url(password)}\n")
+    def database_user(service: str) -> None:
+        password = secret(f"database/{service}_password", _OWNER_AND_GROUP, _password)
+        variable = setting_name(f"{service}_database_url")
+        secret(f"{service}/environment", _OWNER_ONLY, lambda: f"{variable}={database_url(service, password)}\n")
+
+    secret("database/postgres_password", _OWNER_AND_GROUP, _password)
+    for service in DATABASE_OWNERS:
+        database_user(service)
     secret("grafana/admin_password", _OWNER_AND_GROUP, _password)
     trusted = {
         "PERDURE_SECURITY_SIGNING_KEYS": public_key("engine/request-identity.pem"),
@@ -80,13 +87,14 @@ def make_secrets(folder: Path) -> list[Path]:
     return created
 
 
-def database_url(password: str) -> str:
-    """Return the URL of the database in containers.
+def database_url(service: str, password: str) -> str:
+    """Return the URL of a service's database in containers. Database and user have the service's name.
 
     Args:
+        service: Name of the service.
         password: Password of the database user.
     """
-    return f"postgresql://{DATABASE_USER}:{quote(password, safe='')}@{DATABASE_HOST}:5432/{DATABASE_NAME}"
+    return f"postgresql://{service}:{quote(password, safe='')}@{DATABASE_HOST}:5432/{service}"
 
 
 def read_environment_files(environment: MutableMapping[str, str]) -> None:

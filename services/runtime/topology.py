@@ -15,8 +15,7 @@ from perdure.dev import ENGINE
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
-from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name
-from services.sqlite import sqlite_url
+from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name, sqlite_databases
 
 CONSOLE: Final = "console"
 """Name of the console's process. It is not registered with the engine."""
@@ -120,7 +119,7 @@ class Topology:
         home: Folder of data, logs and pid files.
         engine_dir: Folder for an installation of restate-server by npm.
         engine_config_file: Configuration file of the engine, without ports and folders.
-        database_url: The data plane's database.
+        databases: Database URL of each data-plane service by name.
         ingress_port: The engine's ingress.
         admin_port: The engine's admin API.
         node_port: The engine's port for other nodes.
@@ -131,7 +130,7 @@ class Topology:
     home: Path
     engine_dir: Path
     engine_config_file: Path
-    database_url: str
+    databases: Mapping[str, str]
     ingress_port: int
     admin_port: int
     node_port: int
@@ -150,7 +149,7 @@ class Topology:
             home=home,
             engine_dir=home / "engine",
             engine_config_file=settings.engine_config.resolve(),
-            database_url=settings.database,
+            databases=settings.databases,
             ingress_port=settings.ingress_port,
             admin_port=settings.admin_port,
             node_port=settings.node_port,
@@ -172,7 +171,7 @@ class Topology:
             home=home,
             engine_dir=settings.local_dir.resolve() / "engine",
             engine_config_file=settings.engine_config.resolve(),
-            database_url=sqlite_url(home / "data" / "trips.db"),
+            databases=sqlite_databases(home),
             ingress_port=ingress,
             admin_port=admin,
             node_port=node,
@@ -260,13 +259,14 @@ class Topology:
     def service_environment(self, name: str) -> dict[str, str]:
         """Return the environment variables of a service: addresses and database."""
         prefix = setting_name(name)
+        database = {f"{prefix}_DATABASE_URL": self.databases[name]} if name in self.databases else {}
         return {
+            **database,
             f"{prefix}_HOST": HOST,
             f"{prefix}_PORT": str(self.ports[name]),
             "OTEL_SERVICE_NAME": name,
             # The engine starts each trace and decides about sampling.
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
-            "PERDURE_DATABASE_URL": self.database_url,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
         }

@@ -25,9 +25,9 @@ from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from perdure.security.encodings import base64url_decode
-from services.data_plane.database import Database
 from services.data_plane.notifications.tables import ApprovalNoticeRow
 from services.data_plane.payments.tables import ChargeRow
+from services.database import Database
 from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
@@ -118,7 +118,7 @@ class ApprovalPlatform:
 
     async def notices(self, approval_id: str) -> dict[tuple[str, str], str]:
         """Return the notifications about an approval: texts by kind and recipient."""
-        database = Database(self.harness.platform.topology.database_url)
+        database = Database(self.harness.platform.topology.databases["notifications"])
         try:
             async with database.snapshot() as connection:
                 query = select(ApprovalNoticeRow.kind, ApprovalNoticeRow.recipient, ApprovalNoticeRow.text)
@@ -359,7 +359,7 @@ async def test_audit_finds_a_trip_without_approval(approvals: ApprovalPlatform):
     topology = approvals.harness.platform.topology
 
     async def charge(amount: int) -> None:
-        database = Database(topology.database_url)
+        database = Database(topology.databases["payments"])
         try:
             async with database.transaction() as connection:
                 await connection.execute(

@@ -48,7 +48,7 @@ def test_demo_reports_failed_scenarios_and_keeps_data(monkeypatch):
     assert "PerdureError: the scenario crashed" in out
     assert "1 of 3 scenarios went as expected, and the audit passed" in out
     kept = Path(re.search(r"^data and logs are kept in (.*)$", out, re.MULTILINE)[1])
-    assert (kept / "data" / "trips.db").is_file()
+    assert (kept / "data" / "flights.db").is_file()
     assert (kept / "logs" / "orchestrator.log").is_file()
     assert processes_of(kept) == []
 

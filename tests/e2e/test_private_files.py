@@ -29,8 +29,8 @@ def test_platform_files_are_private(console: ConsolePlatform):
     assert console.run("password", "--name", "unknown@example.com", "--password-stdin").returncode == 1
     written = {path.relative_to(home).as_posix() for path in home.rglob("*")}
     assert {
-        "data/trips.db",
-        "data/trips.db-wal",
+        "data/flights.db",
+        "data/payments.db-wal",
         "data/console.db",
         "keys/approval-links.pem",
         "logs/console.log",

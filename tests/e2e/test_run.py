@@ -16,6 +16,7 @@ import pytest
 
 from perdure.dev import ENGINE, ENGINE_PROXY
 from perdure.dev.pidfiles import started_at
+from services.runtime.settings import DATABASE_OWNERS
 from services.runtime.topology import CONSOLE, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 from tests.support import until
@@ -119,7 +120,7 @@ def test_next_run_continues_after_kill(home, engine):
     *same, remark, trips = audit_while_down.stdout.splitlines()
     assert [*same, trips] == [line for line in audit_while_up.stdout.splitlines() if "trips-approved" not in line]
     assert "approvals were NOT compared with 1 confirmed trips" in remark
-    with closing(sqlite3.connect(home / "data" / "trips.db")) as database:
+    with closing(sqlite3.connect(home / "data" / "flights.db")) as database:
         database.execute("UPDATE flights SET seats_left = seats_left - 1 WHERE number = 'PD100'")
         database.commit()
     broken = command("audit", env=moved)
@@ -203,7 +204,7 @@ def test_closed_terminal_during_start_stops_all_processes(home, engine):
 def test_report_audit_without_database(home):
     result = command("audit", env=environment(home, None))
     assert result.returncode == 1
-    assert f"there is no database at {home}/data/trips.db" in one_sentence(result.stderr)
+    assert f"there is no database at {home}/data/notifications.db" in one_sentence(result.stderr)
 
 
 def test_commands_report_missing_platform(home):
@@ -217,8 +218,13 @@ def test_commands_report_missing_platform(home):
     unknown = command("serve", "flight", env=env)
     assert unknown.returncode == 1
     assert "there is no service 'flight'" in one_sentence(unknown.stderr)
-    wrong = command("migrate", env={**env, "PERDURE_DATABASE_URL": "mysql://localhost/trips"})
+    wrong = command("migrate", env={**env, "PERDURE_HOTELS_DATABASE_URL": "mysql://localhost/hotels"})
     assert wrong.returncode == 1
-    assert "mysql" in one_sentence(wrong.stderr)
+    assert "PERDURE_HOTELS_DATABASE_URL: 'mysql' databases are not supported" in one_sentence(wrong.stderr)
     assert command("migrate", env=env).returncode == 0
-    assert (home / "data" / "trips.db").is_file()
+    assert {path.name for path in (home / "data").glob("*.db")} == {f"{name}.db" for name in DATABASE_OWNERS}
+    (home / "data" / "trips.db").touch()
+    for name in ("migrate", "audit", "run"):
+        refused = command(name, env=env)
+        assert refused.returncode == 1
+        assert "trips.db is the database of an earlier version" in one_sentence(refused.stderr)

@@ -1,4 +1,4 @@
-"""All scenarios, and the stop of each service under load, on one platform."""
+"""All scenarios, the stop of each service and outages of the database under load, on one platform with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.topology import SERVICES
+from tests.postgres import Postgres
 from tests.support import eventually
 from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
@@ -44,30 +47,56 @@ class Traffic:
     def end(self) -> None:
         self._ending = True
 
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        """Book trips in three flows inside the context; all of them are confirmed."""
+        flows = [asyncio.ensure_future(self.flow()) for _ in range(3)]
+        try:
+            yield
+        finally:
+            self.end()
+            await asyncio.gather(*flows)
+        assert self.answers == {"confirmed"}
+
+    async def until_more(self, number: int = 3) -> None:
+        """Wait for further trips."""
+        before = self.booked
+
+        async def booked() -> bool:
+            return self.booked > before + number
+
+        await eventually(booked, what="further trips")
+
 
 @pytest.mark.parametrize("name", [spec.name for spec in SERVICES])
 async def test_sigterm_drains_service_under_load(harness: Harness, name: str):
     platform, traffic = harness.platform, Traffic(harness)
-    flows = [asyncio.ensure_future(traffic.flow()) for _ in range(3)]
-
-    async def more_booked(than: int) -> bool:
-        return traffic.booked > than
 
     async def exit_reason() -> str | None:
         return platform.exit_reason(name)
 
-    await eventually(lambda: more_booked(3), what="traffic")
-    pid, began = platform.pid(name), time.monotonic()
-    assert pid is not None
-    os.kill(pid, signal.SIGTERM)
-    how = await eventually(exit_reason, what=f"end of {name}", within=STOPS_WITHIN.total_seconds())
-    assert time.monotonic() - began < STOPS_WITHIN.total_seconds()
-    assert how == f"process {pid} ended with code 0"
+    async with traffic.flowing():
+        await traffic.until_more()
+        pid, began = platform.pid(name), time.monotonic()
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        how = await eventually(exit_reason, what=f"end of {name}", within=STOPS_WITHIN.total_seconds())
+        assert time.monotonic() - began < STOPS_WITHIN.total_seconds()
+        assert how == f"process {pid} ended with code 0"
+        await platform.restart(name)
+        await traffic.until_more()
+    assert await harness.audit() == "holds"
 
-    await platform.restart(name)
-    so_far = traffic.booked
-    await eventually(lambda: more_booked(so_far + 3), what="trip after the restart")
-    traffic.end()
-    await asyncio.gather(*flows)
-    assert traffic.answers == {"confirmed"}
+
+async def test_database_outages_under_load_lose_nothing(harness: Harness, postgres: Postgres):
+    traffic = Traffic(harness)
+    async with traffic.flowing():
+        for _ in range(3):
+            await traffic.until_more()
+            await asyncio.to_thread(postgres.disconnect)
+        for number in (signal.SIGQUIT, signal.SIGINT):
+            await traffic.until_more()
+            await asyncio.to_thread(postgres.stop, number)
+            await asyncio.to_thread(postgres.start)
+        await traffic.until_more()
     assert await harness.audit() == "holds"

@@ -14,21 +14,22 @@ import pytest
 from perdure._runtime.ports import free_ports
 from perdure.dev import ENGINE, ENGINE_PROXY
 from perdure.engine import LocatedEngine
+from services.runtime.settings import DATABASE_OWNERS
 from services.runtime.topology import CONSOLE
 from tests.e2e.launched import Launched, environment, processes_of
+from tests.postgres import Postgres, running_postgres
 from tests.support import until
 from tests.system.scenarios.scenarios import order
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A server on a port; the data plane and the console have a database each."""
+    """A server on a port; each data-plane service and the console have a database."""
     (port,) = free_ports(1)
     with running_postgres(port) as server:
-        server.execute("CREATE DATABASE trips", "CREATE DATABASE console")
+        server.execute(*(f"CREATE DATABASE {name}" for name in (*DATABASE_OWNERS, CONSOLE)))
         yield server
 
 
@@ -38,8 +39,8 @@ def platform(engine: LocatedEngine, postgres: Postgres, tmp_path_factory: pytest
     home = tmp_path_factory.mktemp("supervised") / "platform"
     env = {
         **environment(home, engine.path),
-        "PERDURE_DATABASE_URL": postgres.url("trips"),
-        "PERDURE_CONSOLE_DATABASE_URL": postgres.url("console"),
+        **{f"PERDURE_{name.upper()}_DATABASE_URL": postgres.url(name) for name in DATABASE_OWNERS},
+        "PERDURE_CONSOLE_DATABASE_URL": postgres.url(CONSOLE),
         "PERDURE_SILENCE_LIMIT": "PT10S",
     }
     with Launched(home, env).up() as launched:

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from perdure.sql import IdempotencyTable, Outbox
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
+from tests.postgres import Postgres, running_postgres
 
 METADATA = MetaData()
 OPERATIONS = IdempotencyTable(METADATA)

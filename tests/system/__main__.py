@@ -20,6 +20,7 @@ from tests.system.chaos.disk import enter_private_mounts
 from tests.system.chaos.soak import soak as play_soak
 from tests.system.cluster.command import try_cluster
 from tests.system.observability.observe import observe as show_observed
+from tests.system.outbox.command import try_outbox
 from tests.system.scenarios.demo import demo as play
 
 logging.getLogger("perdure").addHandler(logging.NullHandler())
@@ -58,6 +59,18 @@ def soak(
 ) -> None:
     """Book trips at a steady rate; exit 1 if memory, descriptors or latency grow."""
     _exit_with(lambda: play_soak(PlatformSettings.read(), Terminal(), minutes=minutes))
+
+
+@app.command()
+def outbox(
+    orders: Annotated[int, typer.Option(min=20, max=1_000_000, help="Number of orders to place.")] = 10_000,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random choices; the same seed repeats them. [random]")
+    ] = None,
+) -> None:
+    """Place orders through the outbox while processes and connections are killed; count what the engine started."""
+    chosen = secrets.randbelow(1_000_000) if seed is None else seed
+    _exit_with(lambda: try_outbox(PlatformSettings.read(), Terminal(), orders=orders, seed=chosen))
 
 
 @app.command()

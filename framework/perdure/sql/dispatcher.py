@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -245,14 +246,23 @@ class _Listener:
         self._connection: Any = None
 
     async def listen(self) -> None:
-        """Listen, unless this is done or not possible."""
+        """Listen, unless this is done or not possible.
+
+        Raises:
+            ConnectionError: The connection failed.
+        """
         if self._engine.dialect.driver != "asyncpg" or (
             self._connection is not None and not self._driver_connection().is_closed()
         ):
             return
         await self.close()
-        self._connection = await self._engine.raw_connection()
-        await self._driver_connection().add_listener(self._channel, self._notified)
+        asyncpg = import_module("asyncpg")  # the driver of this engine
+        try:
+            self._connection = await self._engine.raw_connection()
+            await self._driver_connection().add_listener(self._channel, self._notified)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, self._engine.dialect.loaded_dbapi.Error) as error:
+            # SQLAlchemy wraps no errors of a raw connection.
+            raise ConnectionError(f"cannot listen to {self._channel}: {error}") from error
 
     async def close(self) -> None:
         """Close the connection instead of returning it to the pool, where it would go on listening."""

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
-from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Table, Text, delete, select, update
+from sqlalchemy import CheckConstraint, Column, DateTime, Index, MetaData, Table, Text, delete, select, update
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from perdure._runtime.serdes import serde_for
@@ -230,8 +230,14 @@ class IdempotencyTable:
             raise
         return outcome
 
-    async def purge(self, connection: AnyAsyncConnection, older_than: timedelta = timedelta(days=90)) -> int:
-        """Delete the old rows of reversed and voided writes, and return their number.
+    async def purge(
+        self,
+        connection: AnyAsyncConnection,
+        older_than: timedelta = timedelta(days=90),
+        *,
+        limit: int = 1000,
+    ) -> int:
+        """Delete old rows of reversed and voided writes, and return their number.
 
         A write that arrives later takes effect. Rows of performed writes stay: without its row, a redriven compensation
         would void the key instead of reversing the write. Delete such a row only together with its business record.
@@ -239,23 +245,29 @@ class IdempotencyTable:
         Args:
             connection: A connection or session in a transaction.
             older_than: Age of the rows to delete; at least 30 days.
+            limit: Maximum number of rows, since a transaction blocks other writers of SQLite. If so many were
+                deleted, purge again in another transaction.
 
         Raises:
             ConfigurationError: The age is too low.
         """
-        return await run_sync(connection, lambda sync: self.purge_sync(sync, older_than))
+        return await run_sync(connection, lambda sync: self.purge_sync(sync, older_than, limit=limit))
 
-    def purge_sync(self, connection: SyncConnection, older_than: timedelta = timedelta(days=90)) -> int:
+    def purge_sync(
+        self, connection: SyncConnection, older_than: timedelta = timedelta(days=90), *, limit: int = 1000
+    ) -> int:
         """Delete old rows on a synchronous connection or session. See `purge`."""
         if older_than < MINIMUM_RETENTION:
             raise ConfigurationError(
                 f"rows of {self.table.name} are kept for at least {MINIMUM_RETENTION.days} days, since a write that "
                 f"arrives later takes effect; got {older_than}"
             )
-        return changed_rows(
-            transaction_of(connection),
-            delete(self.table).where(self.table.c.state != "performed", self.table.c.created_at < now() - older_than),
+        columns = self.table.c
+        old = select(columns.key).where(
+            columns.state.in_(("compensated", "voided")), columns.created_at < now() - older_than
         )
+        statement = delete(self.table).where(columns.key.in_(old.limit(limit)))
+        return changed_rows(transaction_of(connection), statement)
 
     def _begin(self, connection: SyncConnection, claim: _Claim, request: Any) -> _Recorded | None:
         """Claim a key for a write; return the recorded result if it was performed before."""
@@ -338,7 +350,7 @@ class IdempotencyTable:
 
 
 def columns() -> list[Any]:
-    """Return the columns and constraints of the table."""
+    """Return the columns, constraints and indexes of the table."""
     return [
         Column("key", Text, primary_key=True),
         Column("action", Text, nullable=False),
@@ -348,8 +360,10 @@ def columns() -> list[Any]:
         Column("result", Text),
         Column("compensation_digest", Text),
         Column("compensation_result", Text),
-        Column("created_at", DateTime(timezone=True), nullable=False, index=True),
+        Column("created_at", DateTime(timezone=True), nullable=False),
         CheckConstraint("state IN ('performed', 'compensated', 'voided')", name="state"),
+        # For `purge`, which skips performed writes. Not partial: SQLite ignores a partial index for a list of states.
+        Index(None, "state", "created_at"),
     ]
 
 

@@ -86,13 +86,13 @@ class ApiKeys:
 
     async def all(self) -> list[ApiKey]:
         """Return all keys, by name."""
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.execute(select(ApiKeyRow.__table__).order_by(ApiKeyRow.name))
             return [ApiKey.model_validate(row, from_attributes=True) for row in rows]
 
     async def find(self, secret: str) -> ApiKey | None:
         """Return the key of a secret; None for an unknown or expired one."""
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             found = await connection.execute(select(ApiKeyRow.__table__).where(ApiKeyRow.hash == _hash(secret)))
             row = found.first()
         if row is None or (row.expires_at is not None and row.expires_at <= self._now()):

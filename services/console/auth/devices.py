@@ -40,7 +40,7 @@ class Devices:
         if not token:
             return None
         browser = _browser(token)
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             return browser if await self._is_known(connection, user, browser) else None
 
     async def knows_address(self, connection: AsyncConnection, user: str, address: str) -> bool:

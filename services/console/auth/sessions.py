@@ -87,7 +87,7 @@ class Sessions:
         query = select(SessionRow.__table__, UserRow.__table__).join_from(
             SessionRow, UserRow, SessionRow.user_name == UserRow.name
         )
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             row = (await connection.execute(query.where(SessionRow.id == session_id))).first()
         if row is None or row.disabled or row.ends_at <= now or row.seen_at <= now - self._idle:
             return None
@@ -106,7 +106,7 @@ class Sessions:
             .where(SessionRow.ends_at > now, SessionRow.seen_at > now - self._idle)
             .order_by(SessionRow.created_at.desc())
         )
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = list(await connection.execute(query))
         return [SessionInfo(**_columns(row), is_current=row.id == session.id) for row in rows]
 
@@ -129,7 +129,7 @@ class Sessions:
     async def pop_notice(self, session: Session) -> str | None:
         """Return and delete the stored message."""
         own = SessionRow.id == session.id
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             notice = await connection.scalar(select(SessionRow.notice).where(own))
         if notice is not None:
             async with self._database.transaction() as connection:

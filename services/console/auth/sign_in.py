@@ -96,7 +96,7 @@ class SignIn:
         user = canonical_user(name)[:200]
         known = await self._devices.find(user, device)
         if known is not None:
-            async with self._database.reading() as connection:
+            async with self._database.snapshot() as connection:
                 is_blocked = await self._blocked_for(connection, device_key(known), self._limits.per_name)
             known = None if is_blocked else known
         if known is None:

@@ -91,7 +91,7 @@ class Users:
 
     async def all(self) -> list[User]:
         """Return all users, by name."""
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.execute(select(UserRow.__table__).order_by(UserRow.name))
             return [_user(row) for row in rows]
 
@@ -101,7 +101,7 @@ class Users:
         Raises:
             ConsoleError: There is no such user.
         """
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.execute(select(UserRow.__table__).where(UserRow.name == canonical_user(name)))
             row = rows.first()
         if row is None:
@@ -195,7 +195,7 @@ class Users:
             .where(is_unpublished)
             .order_by(RightsRow.changed_at)
         )
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.execute(query)
             return [RightsStatement.model_validate({**row._asdict(), "active": not row.disabled}) for row in rows]
 
@@ -234,7 +234,7 @@ class Users:
         Raises:
             ConsoleError: Too many requests are waiting.
         """
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             query = select(UserRow.password_hash, UserRow.disabled).where(UserRow.name == canonical_user(name))
             row = (await connection.execute(query)).first()
         is_correct = await self._passwords.verify(None if row is None else row.password_hash, password, source)
@@ -242,7 +242,7 @@ class Users:
 
     async def actions(self, limit: int = 50) -> list[UserAction]:
         """Return the latest actions, newest first."""
-        async with self._database.reading() as connection:
+        async with self._database.snapshot() as connection:
             rows = await connection.execute(select(ActionRow.__table__).order_by(ActionRow.number.desc()).limit(limit))
             return [UserAction.model_validate(row._asdict()) for row in rows]
 

@@ -1,23 +1,25 @@
-"""Invariant of the keys: the idempotency table matches the business rows, and no key took effect twice."""
+"""Invariant of the keys: the idempotency tables match the business rows, and no key took effect twice."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from perdure.sql.idempotency import MINIMUM_RETENTION
 from services.data_plane.audit.report import Invariant, invariant
-from services.data_plane.settings import SHORTEST_RETENTION
-from services.data_plane.tables import (
-    ChargeRow,
-    NotificationRow,
-    OperationRow,
-    RoomReservationRow,
-    SeatReservationRow,
-)
+from services.data_plane.flights import tables as flights
+from services.data_plane.flights.tables import SeatReservationRow
+from services.data_plane.hotels import tables as hotels
+from services.data_plane.hotels.tables import RoomReservationRow
+from services.data_plane.notifications import tables as notifications
+from services.data_plane.notifications.tables import NotificationRow
+from services.data_plane.payments import tables as payments
+from services.data_plane.payments.tables import ChargeRow
 
 
 class _Row(NamedTuple):
@@ -31,59 +33,59 @@ class _Row(NamedTuple):
     def may_be_purged(self, now: datetime) -> bool:
         """Return whether the operation of the row may have been purged."""
         created_at = self.created_at if self.created_at.tzinfo else self.created_at.replace(tzinfo=UTC)
-        return self.state == "compensated" and created_at < now - SHORTEST_RETENTION
+        return self.state == "compensated" and created_at < now - MINIMUM_RETENTION
 
 
-_STATES = {"active": "performed", "charged": "performed", "cancelled": "compensated", "refunded": "compensated"}
+class Operations(NamedTuple):
+    """The idempotency table of a service, compared with its business rows."""
+
+    checked: int
+    violations: list[tuple[str, str]]
 
 
-async def check(connection: AsyncConnection) -> Invariant:
-    """Compare each operation with the rows under its key."""
-    queries: dict[str, Select[str, str, str, str, datetime]] = {
-        "Flights": select(
-            SeatReservationRow.key,
-            SeatReservationRow.reservation_id,
-            SeatReservationRow.trip_id,
-            SeatReservationRow.status,
-            SeatReservationRow.created_at,
-        ),
-        "Hotels": select(
-            RoomReservationRow.key,
-            RoomReservationRow.reservation_id,
-            RoomReservationRow.trip_id,
-            RoomReservationRow.status,
-            RoomReservationRow.created_at,
-        ),
-        "Payments": select(
-            ChargeRow.key, ChargeRow.payment_id, ChargeRow.trip_id, ChargeRow.status, ChargeRow.created_at
-        ),
-    }
-    rows: dict[tuple[str, str], list[_Row]] = defaultdict(list)
-    for service, query in queries.items():
-        for key, row_id, trip_id, status, created_at in await connection.execute(query):
-            rows[service, key].append(_Row(row_id, trip_id, _STATES.get(status, status), created_at))
-    sent = select(
-        NotificationRow.key, NotificationRow.notification_id, NotificationRow.trip_id, NotificationRow.created_at
-    )
-    for key, row_id, trip_id, created_at in await connection.execute(sent):
-        rows["Notifications", key].append(_Row(row_id, trip_id, "performed", created_at))
+_STATES: Final = {"active": "performed", "charged": "performed", "cancelled": "compensated", "refunded": "compensated"}
 
-    operations = list(
-        await connection.execute(
-            select(OperationRow.service, OperationRow.key, OperationRow.trip_id, OperationRow.state).where(
-                OperationRow.service.in_([*queries, "Notifications"])
-            )
-        )
-    )
+
+def _rows(id_: Any, table: Any, status: Any) -> Select[Any, Any, Any, Any, Any]:
+    return select(table.key, id_, table.trip_id, status, table.created_at)
+
+
+_SERVICES: Final[dict[str, tuple[Any, Select[Any, Any, Any, Any, Any]]]] = {
+    "flights": (
+        flights.OPERATIONS.table,
+        _rows(SeatReservationRow.reservation_id, SeatReservationRow, SeatReservationRow.status),
+    ),
+    "hotels": (
+        hotels.OPERATIONS.table,
+        _rows(RoomReservationRow.reservation_id, RoomReservationRow, RoomReservationRow.status),
+    ),
+    "payments": (payments.OPERATIONS.table, _rows(ChargeRow.payment_id, ChargeRow, ChargeRow.status)),
+    "notifications": (
+        notifications.OPERATIONS.table,
+        _rows(NotificationRow.notification_id, NotificationRow, literal("performed")),
+    ),
+}
+"""The idempotency table and the business rows by service."""
+
+
+async def read(connection: AsyncConnection, service: str) -> Operations:
+    """Compare each operation of a service with the rows under its key."""
+    table, query = _SERVICES[service]
+    name = service.capitalize()
+    rows: dict[str, list[_Row]] = defaultdict(list)
+    for key, row_id, trip_id, status, created_at in await connection.execute(query):
+        state: str = _STATES.get(str(status), str(status))
+        rows[key].append(_Row(row_id, trip_id, state, created_at))
+    operations = list(await connection.execute(select(table.c.key, table.c.subject, table.c.state)))
     violations: list[tuple[str, str]] = []
-    for service, key, trip_id, state in operations:
-        done = rows.pop((service, key), [])
+    for key, trip_id, state in operations:
+        done = rows.pop(key, [])
         expected = 0 if state == "voided" else 1
         if len(done) != expected:
-            violations.append((f"{service} {key}", f"is {state}, but has {len(done)} rows"))
+            violations.append((f"{name} {key}", f"is {state}, but has {len(done)} rows"))
         violations += [
             (
-                f"{service} {key}",
+                f"{name} {key}",
                 f"is {state} for trip '{trip_id}', but {row.row_id} says {row.state} for '{row.trip_id}'",
             )
             for row in done
@@ -91,10 +93,18 @@ async def check(connection: AsyncConnection) -> Invariant:
         ]
     now = datetime.now(UTC)
     violations += [
-        (f"{service} {key}", f"{', '.join(row.row_id for row in done)} without an operation")
-        for (service, key), done in rows.items()
+        (f"{name} {key}", f"{', '.join(row.row_id for row in done)} without an operation")
+        for key, done in rows.items()
         if not (len(done) == 1 and done[0].may_be_purged(now))
     ]
+    return Operations(len(operations), violations)
+
+
+def check(services: Sequence[Operations]) -> Invariant:
+    """Report on the operations of all services."""
     return invariant(
-        "keys", "each key took effect at most once, as the idempotency table records it", len(operations), violations
+        "keys",
+        "each key took effect at most once, as the idempotency table records it",
+        sum(each.checked for each in services),
+        [violation for each in services for violation in each.violations],
     )

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.data_plane.audit.report import Invariant, invariant
 from services.data_plane.payments.model import merchant_account
-from services.data_plane.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
+from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 
 
 async def check(connection: AsyncConnection) -> list[Invariant]:

@@ -6,18 +6,26 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.data_plane.audit.report import Invariant, invariant
-from services.data_plane.tables import ChargeRow, NotificationRow, RoomReservationRow, SeatReservationRow
+from services.data_plane.flights.tables import SeatReservationRow
+from services.data_plane.hotels.tables import RoomReservationRow
+from services.data_plane.notifications.tables import NotificationRow
+from services.data_plane.payments.tables import ChargeRow
+from services.database import Database
+
+READING_ORDER: Final = ("notifications", "payments", "hotels", "flights")
+"""Order in which databases are read: notifications first, since a trip's other rows are written before."""
 
 
 @dataclass
 class Trip:
-    """A trip as the database records it."""
+    """A trip as the databases record it."""
 
     seat_sets: int = 0
     rooms: int = 0
@@ -57,17 +65,26 @@ class ConfirmedCharge:
     charged_at: datetime
 
 
-async def load_charges(connection: AsyncConnection, *, over_minor: int) -> list[ConfirmedCharge]:
-    """Read the charges of confirmed trips.
+async def load_confirmed(connection: AsyncConnection) -> set[str]:
+    """Read the ids of the confirmed trips.
 
     Args:
-        connection: See `Database.snapshot`.
+        connection: A snapshot of Notifications.
+    """
+    query = select(NotificationRow.trip_id).where(NotificationRow.kind == "trip-confirmed")
+    return set((await connection.execute(query)).scalars())
+
+
+async def load_charges(connection: AsyncConnection, *, over_minor: int) -> list[ConfirmedCharge]:
+    """Read the charges of trips, whether confirmed or not.
+
+    Args:
+        connection: A snapshot of Payments.
         over_minor: Only charges above this amount, in minor units.
     """
-    confirmed = select(NotificationRow.trip_id).where(NotificationRow.kind == "trip-confirmed")
     query = (
         select(ChargeRow.trip_id, ChargeRow.account_id, ChargeRow.amount_minor, ChargeRow.created_at)
-        .where(ChargeRow.amount_minor > over_minor, ChargeRow.status == "charged", ChargeRow.trip_id.in_(confirmed))
+        .where(ChargeRow.amount_minor > over_minor, ChargeRow.status == "charged")
         .order_by(ChargeRow.trip_id)
     )
     return [
@@ -77,25 +94,44 @@ async def load_charges(connection: AsyncConnection, *, over_minor: int) -> list[
     ]
 
 
-async def load(connection: AsyncConnection) -> dict[str, Trip]:
-    """Read every trip that the database knows of, by trip id."""
+async def load(databases: Mapping[str, Database]) -> dict[str, Trip]:
+    """Read every trip that the databases know of, by trip id.
+
+    Args:
+        databases: Database by service.
+    """
     trips: dict[str, Trip] = defaultdict(Trip)
-    holdings: tuple[tuple[str, InstrumentedAttribute[str], InstrumentedAttribute[str], str], ...] = (
-        ("seat_sets", SeatReservationRow.trip_id, SeatReservationRow.status, "active"),
-        ("rooms", RoomReservationRow.trip_id, RoomReservationRow.status, "active"),
-        ("charges", ChargeRow.trip_id, ChargeRow.status, "charged"),
-    )
-    for name, trip_id, status, held in holdings:
-        # Includes trips whose reservations were all cancelled.
-        query = select(trip_id, func.count().filter(status == held)).group_by(trip_id)
-        for trip, count in await connection.execute(query):
-            setattr(trips[trip], name, count)
-    told = select(NotificationRow.trip_id, NotificationRow.kind, func.count()).group_by(
-        NotificationRow.trip_id, NotificationRow.kind
-    )
-    for trip, kind, count in await connection.execute(told):
-        trips[trip].told[kind] = count
+    for service in READING_ORDER:
+        async with databases[service].snapshot() as connection:
+            await read(connection, service, trips)
     return trips
+
+
+async def read(connection: AsyncConnection, service: str, trips: dict[str, Trip]) -> None:
+    """Read what one service knows of trips.
+
+    Args:
+        connection: A snapshot of the service's database.
+        service: Name of the service.
+        trips: Trips by id; receives the findings.
+    """
+    if service == "notifications":
+        told = select(NotificationRow.trip_id, NotificationRow.kind, func.count()).group_by(
+            NotificationRow.trip_id, NotificationRow.kind
+        )
+        for trip, kind, count in await connection.execute(told):
+            trips[trip].told[kind] = count
+        return
+    holdings: dict[str, tuple[str, InstrumentedAttribute[str], InstrumentedAttribute[str], str]] = {
+        "flights": ("seat_sets", SeatReservationRow.trip_id, SeatReservationRow.status, "active"),
+        "hotels": ("rooms", RoomReservationRow.trip_id, RoomReservationRow.status, "active"),
+        "payments": ("charges", ChargeRow.trip_id, ChargeRow.status, "charged"),
+    }
+    name, trip_id, status, held = holdings[service]
+    # Includes trips whose reservations were all cancelled.
+    query = select(trip_id, func.count().filter(status == held)).group_by(trip_id)
+    for trip, count in await connection.execute(query):
+        setattr(trips[trip], name, count)
 
 
 def check(trips: Mapping[str, Trip], *, settled: bool) -> list[Invariant]:

@@ -9,20 +9,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.flights import CancelSeats, ReserveSeats, SeatCancellation, SeatReservation
-from services.data_plane.database import Database
-from services.data_plane.flights.tables import FlightRow, SeatReservationRow
-from services.data_plane.idempotency import IdempotencyTable
+from services.data_plane.flights.tables import OPERATIONS, FlightRow, SeatReservationRow
+from services.database import Database
 
 
 class Seats:
     """Reserve seats and release them.
 
     Args:
-        database: The data plane's database.
+        database: The database of Flights.
     """
 
     def __init__(self, database: Database) -> None:
-        self._operations = IdempotencyTable(database, "Flights")
+        self._database = database
 
     async def reserve(self, request: ReserveSeats) -> SeatReservation:
         """Reserve seats for a trip.
@@ -33,10 +32,10 @@ class Seats:
         Raises:
             NotFound: The flight does not exist.
             Refused: ``seats_sold_out``: the flight has fewer free seats.
-            Conflict: See `IdempotencyTable.perform`.
+            Conflict: See `perdure.sql.IdempotencyTable.perform`.
         """
 
-        async def take(connection: AsyncConnection) -> SeatReservation:
+        async def take() -> SeatReservation:
             wanted = request.flight
             # One conditional update, so that two concurrent trips cannot both take the last seat.
             taken = await connection.execute(
@@ -58,7 +57,16 @@ class Seats:
             )
             return reservation
 
-        return await self._operations.perform("reserve", request, take, SeatReservation)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.perform(
+                connection,
+                request.key,
+                take,
+                action="reserve",
+                request=request,
+                result=SeatReservation,
+                subject=request.trip_id,
+            )
 
     async def cancel(self, request: CancelSeats) -> SeatCancellation:
         """Release the seats reserved under a key, or void the key.
@@ -67,10 +75,10 @@ class Seats:
             request: Trip and key of the reservation.
 
         Raises:
-            Conflict: See `IdempotencyTable.compensate`.
+            Conflict: See `perdure.sql.IdempotencyTable.compensate`.
         """
 
-        async def release(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
+        async def release(reservation: SeatReservation) -> SeatCancellation:
             await connection.execute(
                 update(SeatReservationRow)
                 .where(SeatReservationRow.reservation_id == reservation.reservation_id)
@@ -84,7 +92,17 @@ class Seats:
             return SeatCancellation(key=request.key, outcome="cancelled", reservation_id=reservation.reservation_id)
 
         voided = SeatCancellation(key=request.key, outcome="voided")
-        return await self._operations.compensate("reserve", request, release, SeatReservation, voided)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.compensate(
+                connection,
+                request.key,
+                release,
+                action="reserve",
+                request=request,
+                performed=SeatReservation,
+                voided=voided,
+                subject=request.trip_id,
+            )
 
 
 async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> PerdureTerminalError:

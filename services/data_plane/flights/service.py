@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
 from services.contracts.flights import CancelSeats, ReserveSeats, SeatCancellation, SeatReservation
-from services.data_plane.database import Database
 from services.data_plane.flights.model import Seats
 from services.data_plane.flights.settings import FlightsSettings
+from services.data_plane.flights.tables import OPERATIONS
 from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import WRITES
+from services.database import Database
 
 
 def define(seats: Seats) -> DataPlaneService:
@@ -39,4 +40,4 @@ def build(database: Database) -> DataPlaneService:
 
 def main() -> int:
     """Serve until SIGTERM, and return the exit code."""
-    return serve_data_plane(FlightsSettings, build)
+    return serve_data_plane(FlightsSettings, build, OPERATIONS)

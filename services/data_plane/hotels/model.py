@@ -10,21 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
-from services.data_plane.database import Database
-from services.data_plane.hotels.tables import HotelRow, RoomReservationRow
-from services.data_plane.idempotency import IdempotencyTable
+from services.data_plane.hotels.tables import OPERATIONS, HotelRow, RoomReservationRow
+from services.database import Database
 
 
 class Rooms:
     """Reserve rooms and release them.
 
     Args:
-        database: The data plane's database.
+        database: The database of Hotels.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._operations = IdempotencyTable(database, "Hotels")
 
     async def reserve(self, request: ReserveRoom) -> RoomReservation:
         """Reserve a room for a trip, after the latency of the hotel.
@@ -35,10 +33,10 @@ class Rooms:
         Raises:
             NotFound: The hotel does not exist.
             Refused: ``hotel_full``: no room is left.
-            Conflict: See `IdempotencyTable.perform`.
+            Conflict: See `perdure.sql.IdempotencyTable.perform`.
         """
 
-        async def take(connection: AsyncConnection) -> RoomReservation:
+        async def take() -> RoomReservation:
             # One conditional update, so that two concurrent trips cannot both take the last room.
             taken = await connection.execute(
                 update(HotelRow)
@@ -63,7 +61,16 @@ class Rooms:
 
         # Before the transaction, so that a slow hotel holds no lock.
         await self._hotel_answers(request.hotel.name)
-        return await self._operations.perform("reserve", request, take, RoomReservation)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.perform(
+                connection,
+                request.key,
+                take,
+                action="reserve",
+                request=request,
+                result=RoomReservation,
+                subject=request.trip_id,
+            )
 
     async def cancel(self, request: CancelRoom) -> RoomCancellation:
         """Release the room reserved under a key, or void the key.
@@ -73,10 +80,10 @@ class Rooms:
 
         Raises:
             Refused: ``cancellation_failed``: the hotel is marked as failing; the room is still held.
-            Conflict: See `IdempotencyTable.compensate`.
+            Conflict: See `perdure.sql.IdempotencyTable.compensate`.
         """
 
-        async def release(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:
+        async def release(reservation: RoomReservation) -> RoomCancellation:
             await connection.execute(
                 update(RoomReservationRow)
                 .where(RoomReservationRow.reservation_id == reservation.reservation_id)
@@ -91,7 +98,17 @@ class Rooms:
 
         await self._hotel_cancels(request.key)
         voided = RoomCancellation(key=request.key, outcome="voided")
-        return await self._operations.compensate("reserve", request, release, RoomReservation, voided)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.compensate(
+                connection,
+                request.key,
+                release,
+                action="reserve",
+                request=request,
+                performed=RoomReservation,
+                voided=voided,
+                subject=request.trip_id,
+            )
 
     async def _hotel_answers(self, name: str) -> None:
         async with self._database.snapshot() as connection:

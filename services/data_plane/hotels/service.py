@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
 from services.contracts.hotels import CancelRoom, ReserveRoom, RoomCancellation, RoomReservation
-from services.data_plane.database import Database
 from services.data_plane.hotels.model import Rooms
 from services.data_plane.hotels.settings import HotelsSettings
+from services.data_plane.hotels.tables import OPERATIONS
 from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import WRITES
+from services.database import Database
 
 
 def define(rooms: Rooms) -> DataPlaneService:
@@ -39,4 +40,4 @@ def build(database: Database) -> DataPlaneService:
 
 def main() -> int:
     """Serve until SIGTERM, and return the exit code."""
-    return serve_data_plane(HotelsSettings, build)
+    return serve_data_plane(HotelsSettings, build, OPERATIONS)

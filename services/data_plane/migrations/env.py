@@ -1,11 +1,10 @@
-"""What Alembic runs for each command. The connection, and its transaction, are given by the package."""
+"""What Alembic runs for each command. The package gives the connection, with its transaction, and the metadata."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from services.data_plane.tables import Base
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+given = context.config.attributes
+context.configure(connection=given["connection"], target_metadata=given["metadata"])
 with context.begin_transaction():
     context.run_migrations()

@@ -5,28 +5,26 @@ from __future__ import annotations
 from uuid import uuid4
 
 from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
-from services.data_plane.database import Database, insert_if_missing
-from services.data_plane.idempotency import IdempotencyTable
 from services.data_plane.notifications.mail import Mail
-from services.data_plane.notifications.tables import ApprovalNoticeRow, NotificationRow
+from services.data_plane.notifications.tables import OPERATIONS, ApprovalNoticeRow, NotificationRow
+from services.data_plane.tables import insert_if_missing
+from services.database import Database
 
 
 class Outbox:
     """Send notifications to travellers and approvers.
 
     Args:
-        database: The data plane's database.
+        database: The database of Notifications.
         mail: Delivers notices to approvers by mail; None for no mail.
     """
 
     def __init__(self, database: Database, mail: Mail | None = None) -> None:
         self._database = database
         self._mail = mail
-        self._operations = IdempotencyTable(database, "Notifications")
 
     async def notify(self, request: SendNotification) -> Notification:
         """Write a notification to a traveller into the outbox.
@@ -35,10 +33,10 @@ class Outbox:
             request: Trip, kind, recipient, text and key.
 
         Raises:
-            Conflict: See `IdempotencyTable.perform`.
+            Conflict: See `perdure.sql.IdempotencyTable.perform`.
         """
 
-        async def put(connection: AsyncConnection) -> Notification:
+        async def put() -> Notification:
             notification = Notification(notification_id=f"note-{uuid4()}", trip_id=request.trip_id, kind=request.kind)
             await connection.execute(
                 insert(NotificationRow).values(
@@ -52,7 +50,16 @@ class Outbox:
             )
             return notification
 
-        return await self._operations.perform("notify", request, put, Notification)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.perform(
+                connection,
+                request.key,
+                put,
+                action="notify",
+                request=request,
+                result=Notification,
+                subject=request.trip_id,
+            )
 
     async def tell_approver(self, notice: ApprovalNotification) -> ApprovalNoticeReceipt:
         """Deliver a notice to an approver, and record that. A notice that is recorded is not delivered again.

@@ -7,12 +7,13 @@ from functools import partial
 from perdure import DataPlaneContext, DataPlaneService
 from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
-from services.data_plane.database import Database
 from services.data_plane.notifications.mail import Mail
 from services.data_plane.notifications.model import Outbox
 from services.data_plane.notifications.settings import NotificationsSettings
+from services.data_plane.notifications.tables import OPERATIONS
 from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import DELIVERIES, WRITES
+from services.database import Database
 
 
 def define(outbox: Outbox) -> DataPlaneService:
@@ -44,4 +45,4 @@ def build(database: Database, mail: Mail | None = None) -> DataPlaneService:
 def main() -> int:
     """Serve until SIGTERM, and return the exit code."""
     settings = NotificationsSettings()
-    return serve_data_plane(lambda: settings, partial(build, mail=settings.mail()))
+    return serve_data_plane(lambda: settings, partial(build, mail=settings.mail()), OPERATIONS)

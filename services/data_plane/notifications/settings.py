@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from perdure.approvals.links import LinkMinter
 from perdure.security.keys import PrivateKey
 from services.data_plane.notifications.mail import Mail, MailServer
-from services.data_plane.settings import DataPlaneSettings
+from services.data_plane.settings import DataPlaneSettings, default_database
 
 
 class NotificationsSettings(DataPlaneSettings):
@@ -25,6 +25,7 @@ class NotificationsSettings(DataPlaneSettings):
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_NOTIFICATIONS_", env_ignore_empty=True)
 
+    database_url: SecretStr = default_database("notifications")
     port: int = Field(default=9086, ge=1, le=65535)
     smtp_url: SecretStr | None = None
     smtp_from: str = ""

@@ -14,20 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import InvalidInput, NotFound, PerdureTerminalError, Refused
 from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
-from services.data_plane.database import Database
-from services.data_plane.idempotency import IdempotencyTable
-from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
+from services.data_plane.payments.tables import OPERATIONS, AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
+from services.database import Database
 
 
 class Payments:
     """Charge accounts and refund them.
 
     Args:
-        database: The data plane's database.
+        database: The database of Payments.
     """
 
     def __init__(self, database: Database) -> None:
-        self._operations = IdempotencyTable(database, "Payments")
+        self._database = database
 
     async def charge(self, request: ChargeAccount) -> Charge:
         """Charge a customer's account.
@@ -39,10 +38,10 @@ class Payments:
             NotFound: The customer account does not exist.
             InvalidInput: The account has another currency.
             Refused: ``account_frozen``, ``card_declined`` or ``insufficient_funds``.
-            Conflict: See `IdempotencyTable.perform`.
+            Conflict: See `perdure.sql.IdempotencyTable.perform`.
         """
 
-        async def take(connection: AsyncConnection) -> Charge:
+        async def take() -> Charge:
             payment = request.payment
             await _debit_customer(connection, payment)
             await credit(connection, merchant_account(payment.currency), payment.amount_minor)
@@ -65,7 +64,16 @@ class Payments:
             )
             return charge
 
-        return await self._operations.perform("charge", request, take, Charge)
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.perform(
+                connection,
+                request.key,
+                take,
+                action="charge",
+                request=request,
+                result=Charge,
+                subject=request.trip_id,
+            )
 
     async def refund(self, request: RefundCharge) -> Refund:
         """Refund the charge under a key, or void the key.
@@ -74,10 +82,10 @@ class Payments:
             request: Trip and key of the charge.
 
         Raises:
-            Conflict: See `IdempotencyTable.compensate`.
+            Conflict: See `perdure.sql.IdempotencyTable.compensate`.
         """
 
-        async def reverse(connection: AsyncConnection, charge: Charge) -> Refund:
+        async def reverse(charge: Charge) -> Refund:
             payment = charge.payment
             # Customer before merchant, as in a charge: one order of locks avoids deadlocks.
             await credit(connection, payment.account, payment.amount_minor)
@@ -95,9 +103,17 @@ class Payments:
             )
             return Refund(key=request.key, outcome="refunded", payment_id=charge.payment_id)
 
-        return await self._operations.compensate(
-            "charge", request, reverse, Charge, Refund(key=request.key, outcome="voided")
-        )
+        async with self._database.transaction() as connection:
+            return await OPERATIONS.compensate(
+                connection,
+                request.key,
+                reverse,
+                action="charge",
+                request=request,
+                performed=Charge,
+                voided=Refund(key=request.key, outcome="voided"),
+                subject=request.trip_id,
+            )
 
 
 def merchant_account(currency: str) -> str:
@@ -123,7 +139,7 @@ async def credit(connection: AsyncConnection, account_id: str, amount_minor: int
     )
     if changed.rowcount != 1:
         raise LookupError(
-            f"the ledger has no account '{account_id}': run the migrations, which add the platform's accounts"
+            f"the ledger has no account '{account_id}': add the merchant and equity accounts of this currency"
         )
 
 

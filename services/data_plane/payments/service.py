@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
 from services.contracts.payments import Charge, ChargeAccount, Refund, RefundCharge
-from services.data_plane.database import Database
 from services.data_plane.payments.model import Payments
 from services.data_plane.payments.settings import PaymentsSettings
+from services.data_plane.payments.tables import OPERATIONS
 from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import WRITES
+from services.database import Database
 
 
 def define(payments: Payments) -> DataPlaneService:
@@ -39,4 +40,4 @@ def build(database: Database) -> DataPlaneService:
 
 def main() -> int:
     """Serve until SIGTERM, and return the exit code."""
-    return serve_data_plane(PaymentsSettings, build)
+    return serve_data_plane(PaymentsSettings, build, OPERATIONS)

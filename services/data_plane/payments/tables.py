@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from typing import Final
 
-from services.data_plane.database import Base, Timestamped
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from perdure.sql import IdempotencyTable
+from services.data_plane.tables import Timestamped, new_metadata
+
+
+class Base(DeclarativeBase):
+    """Base of the tables in this service's database."""
+
+    metadata = new_metadata()
+
+
+OPERATIONS: Final = IdempotencyTable(Base.metadata)
 
 
 class AccountRow(Base):

@@ -29,11 +29,12 @@ from services.console.auth.sessions import Sessions
 from services.console.auth.users import Users
 from services.console.database import Database as ConsoleDatabase
 from services.console.settings import ConsoleSettings
-from services.data_plane.database import Database
-from services.data_plane.tables import Base
+from services.data_plane.schemas import SCHEMAS
+from services.database import Database
 from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import Topology
+from tests.system.scenarios.databases import opened_databases
 from tests.system.scenarios.dead_letters import HOTEL
 from tests.system.scenarios.harness import PASSWORD_MEMORY, Harness, HarnessError, harness_environment
 from tests.system.scenarios.orders import order
@@ -126,7 +127,7 @@ class DefendedPlatform:
     sessions: Mapping[str, str]
     keys: Mapping[str, ActorKey]
     engine_key: PrivateKey
-    _database: Database = field(repr=False)
+    _databases: Mapping[str, Database] = field(repr=False)
 
     @classmethod
     @asynccontextmanager
@@ -147,30 +148,30 @@ class DefendedPlatform:
             for person, roles in PEOPLE.items()
         }
         api_key, other_key, sessions = await _people(topology)
-        database = Database(topology.database_url)
-        try:
-            async with Harness.on(platform) as harness, httpx.AsyncClient(trust_env=False, timeout=30) as http:
-                waiting, linked, disguised = [
-                    await _waiting(harness, http, token) for token in (api_key, api_key, sessions[MALLORY])
-                ]
-                link = await _used_link(harness, topology, linked)
-                yield cls(
-                    harness=harness,
-                    http=http,
-                    waiting=waiting,
-                    disguised=disguised,
-                    letter=await _dead_letter(harness),
-                    link=link,
-                    linked=linked,
-                    api_key=api_key,
-                    other_key=other_key,
-                    sessions=sessions,
-                    keys=keys,
-                    engine_key=PrivateKey.load(topology.identity_key_file),
-                    _database=database,
-                )
-        finally:
-            await database.dispose()
+        async with (
+            opened_databases(topology.databases) as databases,
+            Harness.on(platform) as harness,
+            httpx.AsyncClient(trust_env=False, timeout=30) as http,
+        ):
+            waiting, linked, disguised = [
+                await _waiting(harness, http, token) for token in (api_key, api_key, sessions[MALLORY])
+            ]
+            link = await _used_link(harness, topology, linked)
+            yield cls(
+                harness=harness,
+                http=http,
+                waiting=waiting,
+                disguised=disguised,
+                letter=await _dead_letter(harness),
+                link=link,
+                linked=linked,
+                api_key=api_key,
+                other_key=other_key,
+                sessions=sessions,
+                keys=keys,
+                engine_key=PrivateKey.load(topology.identity_key_file),
+                _databases=databases,
+            )
 
     @property
     def topology(self) -> Topology:
@@ -205,12 +206,13 @@ class DefendedPlatform:
         return body if codec is None else codec.seal(body, place)
 
     async def data_digest(self) -> str:
-        """Return a digest of the data that no attack may change: database, approvals and dead letter."""
+        """Return a digest of the data that no attack may change: databases, approvals and dead letter."""
         await self.harness.until_quiet()
         digest = hashlib.sha256()
-        async with self._database.snapshot() as connection:
-            for table in Base.metadata.sorted_tables:
-                digest.update(repr(sorted(map(repr, await connection.execute(_everything(table))))).encode())
+        for service, database in self._databases.items():
+            async with database.snapshot() as connection:
+                for table in SCHEMAS[service].metadata.sorted_tables:
+                    digest.update(repr(sorted(map(repr, await connection.execute(_everything(table))))).encode())
         for approval in (await self.approval(), await self.approval(self.disguised)):
             digest.update(repr((approval.status, approval.decisions, approval.delegations)).encode())
         letter = await self.letter_now()

@@ -1,4 +1,4 @@
-"""`python -m tests.system chaos`: book trips while everything fails, then compare answers, engine and database."""
+"""`python -m tests.system chaos`: book trips while everything fails, then compare answers, engine and databases."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class _Run:
         """Compare the ledger and the audit with the state of the platform."""
         topology = self._platform.topology
         async with AdminClient(topology.admin_url) as admin:
-            observed = await observe(admin, topology.database_url, self._prefix)
+            observed = await observe(admin, topology.databases, self._prefix)
             for problem in judge(self._ledger.entries, observed):
                 self._problem(problem)
             for problem in await self._compensated_twice(admin):

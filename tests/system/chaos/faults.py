@@ -17,8 +17,8 @@ import asyncpg  # type: ignore[import-untyped] # it has no annotations
 from perdure.dev.pidfiles import RunningProcess
 from perdure.engine.admin import AdminClient, InvocationAction
 from perdure.errors import EngineError, PerdureError
+from tests.postgres import Postgres
 from tests.support import WaitTimeout, eventually
-from tests.system.chaos.database import Postgres
 from tests.system.chaos.harness import ChaosHarness
 from tests.system.chaos.plan import SUPERVISOR, Fault, FaultKind
 
@@ -72,15 +72,15 @@ class Injector:
 
     async def _restart_database(self, fault: Fault) -> None:
         postgres = self._postgres()
-        await postgres.stop(signal.SIGQUIT)
+        await asyncio.to_thread(postgres.stop, signal.SIGQUIT)
         try:
             await asyncio.sleep(fault.seconds)
         finally:
-            await postgres.start()
+            await asyncio.to_thread(postgres.start)
 
     async def _disconnect(self, _fault: Fault) -> None:
         try:
-            await self._postgres().disconnect()
+            await asyncio.to_thread(self._postgres().disconnect)
         except (OSError, asyncpg.PostgresError) as error:
             raise NotApplied(f"PostgreSQL does not answer: {error}") from error
 

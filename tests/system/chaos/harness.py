@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
+from perdure._runtime.ports import free_ports
 from perdure.dev import ENGINE
 from perdure.dev.interrupts import Interrupted
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient
 from perdure.errors import PerdureError
+from services.runtime.settings import setting_name
 from services.runtime.topology import SERVICES, Topology
+from tests.postgres import Postgres, find_postgres
 from tests.support import eventually
-from tests.system.chaos.database import Postgres, find_postgres
 from tests.system.chaos.disk import SmallDisk, has_private_mounts
 from tests.system.chaos.launch import LaunchedPlatform
 from tests.system.chaos.network import TcpProxy
@@ -88,12 +90,16 @@ class ChaosHarness:
                 folder = stack.enter_context(_public_folder(topology.home / "postgres"))
                 if has_disks:
                     disks[DATABASE] = stack.enter_context(SmallDisk.on(folder, disk_size))
-                postgres = await stack.enter_async_context(Postgres.on(folder, binaries))
-                ports[DATABASE] = postgres.port
+                (ports[DATABASE],) = free_ports(1)
+                postgres = await asyncio.to_thread(
+                    stack.enter_context, Postgres.running(folder, binaries, ports[DATABASE])
+                )
+                await asyncio.to_thread(postgres.create_service_databases)
             links = {name: await stack.enter_async_context(TcpProxy.to(port)) for name, port in ports.items()}
             if postgres is not None:
-                topology = replace(topology, database_url=postgres.url(postgres.port))
-                environment["PERDURE_DATABASE_URL"] = postgres.url(links[DATABASE].port)
+                topology = replace(topology, databases=postgres.service_urls())
+                proxied = postgres.service_urls(links[DATABASE].port)
+                environment |= {setting_name(f"{name}_database_url"): url for name, url in proxied.items()}
             harness = cls(LaunchedPlatform(topology, environment), links, postgres, disks)
             try:
                 yield harness

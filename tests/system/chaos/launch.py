@@ -17,6 +17,7 @@ from perdure.dev.pidfiles import PidFile, RunningProcess
 from perdure.dev.processes import describe_exit, wait_for_exit
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import PerdureError
+from services.runtime.settings import setting_name
 from services.runtime.topology import Topology
 from tests.support import WaitTimeout, eventually
 
@@ -36,14 +37,14 @@ class LaunchedPlatform:
 
     Args:
         topology: Ports and folders.
-        environment: Environment of the platform, without ports and folders. Its ``PERDURE_DATABASE_URL``, if any,
-            is that of a proxy; the topology has the server's.
+        environment: Environment of the platform, without ports and folders. Its URLs of databases, if any, are those
+            of a proxy; the topology has the server's.
     """
 
     def __init__(self, topology: Topology, environment: Mapping[str, str]) -> None:
         self.topology = topology
         self.environment = {
-            "PERDURE_DATABASE_URL": topology.database_url,
+            **{setting_name(f"{name}_database_url"): url for name, url in topology.databases.items()},
             **environment,
             **{name: str(port) for name, port in topology.port_settings().items()},
             "PERDURE_LOCAL_DIR": str(topology.home),

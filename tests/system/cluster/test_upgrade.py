@@ -103,6 +103,6 @@ async def test_new_version_takes_over_under_load(running: Running, tmp_path: Pat
             assert mismatches == []
             assert await drain(admin, TRIPS, name=NAME, timeout=timedelta(0), report=reports.append) == []
             await harness.until_quiet()
-        report = await audit(topology.database_url, settled=True)
+        report = await audit(topology.databases, settled=True)
         assert report.ok
         assert report.confirmed == stream.confirmed + 1

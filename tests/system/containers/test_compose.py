@@ -16,6 +16,7 @@ from perdure import IngressClient
 from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripConfirmation, TripRequest
+from services.runtime.settings import DATABASE_OWNERS
 from services.runtime.topology import SERVICES
 from tests.support import eventually
 from tests.system.containers.compose import ROOT, Docker, Project
@@ -65,7 +66,7 @@ async def booked(ingress: IngressClient, trip: str, what: TripRequest) -> TripCo
 
 
 def audited(stack: Project) -> str:
-    return stack.inside("flights", "perdure-platform", "audit", "--settled")
+    return stack.compose("run", "--rm", "--no-deps", "-T", "migrate", "audit", "--settled")
 
 
 async def until_settled(stack: Project, confirmed: int) -> str:
@@ -111,16 +112,42 @@ def test_image_contains_application_without_tools(stack: Project) -> None:
 
 
 def test_secrets_are_mounted_only_where_needed(stack: Project) -> None:
-    password = stack.inside("flights", "cat", "/run/secrets/postgres_password").strip()
-    assert len(password) >= 32
-    for service in SERVICE_NAMES:
-        shown = json.dumps(stack.inspect(service)["Config"]) + stack.inside(service, "env")
-        assert password not in shown, service
-    for service in ("orchestrator", "saga", "approvals", "console", "restate", "prometheus"):
+    for owner in DATABASE_OWNERS:
+        password = stack.inside("postgres", "cat", f"/run/secrets/{owner}_password").strip()
+        assert len(password) >= 32
+        for service in SERVICE_NAMES:
+            shown = json.dumps(stack.inspect(service)["Config"]) + stack.inside(service, "env")
+            assert password not in shown, service
+            readable = stack.inside(service, "sh", "-c", "cat /run/secrets/* 2>/dev/null; true")
+            assert (password in readable) == (service == owner), (service, owner)
+    for service in (*SERVICE_NAMES, "console", "restate", "prometheus"):
         with pytest.raises(AssertionError, match="No such file or directory"):
             stack.inside(service, "ls", "/run/secrets/postgres_password")
     with pytest.raises(AssertionError, match="No such file or directory"):
         stack.inside("orchestrator", "ls", "/run/secrets/request-identity.pem")
+
+
+def test_each_service_opens_only_its_own_database(stack: Project) -> None:
+    code = """
+import asyncio, os, sys, asyncpg
+from services.runtime.secret_files import read_environment_files
+
+async def main(own, names):
+    read_environment_files(os.environ)
+    url = os.environ[f"PERDURE_{own.upper()}_DATABASE_URL"]
+    for name in names:
+        try:
+            connection = await asyncpg.connect(url.rpartition("/")[0] + "/" + name)
+        except asyncpg.InsufficientPrivilegeError:
+            continue
+        print(name)
+        await connection.close()
+
+asyncio.run(main(sys.argv[1], sys.argv[2:]))
+"""
+    for owner in DATABASE_OWNERS:
+        opened = stack.inside(owner, "python", "-c", code, owner, *DATABASE_OWNERS, "perdure", "postgres").split()
+        assert opened == [owner]
 
 
 CONNECT = """

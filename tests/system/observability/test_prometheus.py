@@ -20,7 +20,7 @@ import pytest
 from perdure.dev import ENGINE
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.status import RollbackState
-from services.data_plane.database import database_url
+from services.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.topology import SERVICES
 from tests.support import eventually
@@ -211,7 +211,7 @@ async def test_every_panel_has_data(observed, prometheus):
     async with httpx.AsyncClient(trust_env=False) as client:
         url = observed.harness.platform.topology.service_url("flights")
         assert (await client.post(f"{url}/invoke/Flights/reserve")).status_code == 401
-    database = database_url(observed.harness.platform.topology.database_url).database
+    database = database_url(observed.harness.platform.topology.databases["flights"]).database
 
     def lock() -> None:
         with sqlite3.connect(database or "", isolation_level=None) as connection:

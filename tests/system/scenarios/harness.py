@@ -1,4 +1,4 @@
-"""Harness of the scenarios: a running platform, observed through its ingress and its database."""
+"""Harness of the scenarios: a running platform, observed through its ingress and its databases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from perdure.security import ActorKey
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.data_plane.audit.trips import Trip, load
-from services.data_plane.database import Database
-from services.data_plane.tables import FlightRow, HotelRow, LedgerTransactionRow
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.hotels.tables import HotelRow
+from services.data_plane.payments.tables import LedgerTransactionRow
+from services.database import Database
 from services.runtime.approval_audit import audit_platform
 from services.runtime.connections import local_http
 from services.runtime.platform import Platform
 from tests.support import eventually
+from tests.system.scenarios.databases import opened_databases
 
 PASSWORD_MEMORY: Final = 64
 """Memory in KiB of the console's password hashes: little, since tests sign in often."""
@@ -84,19 +87,23 @@ class Harness:
     Args:
         platform: The running platform.
         http: Client for malformed requests.
-        database: The data plane's database, for reading.
+        databases: Database by service, for reading.
         actor_key: Signs the calls; None leaves them unsigned.
     """
 
     def __init__(
-        self, platform: Platform, http: httpx.AsyncClient, database: Database, actor_key: ActorKey | None = None
+        self,
+        platform: Platform,
+        http: httpx.AsyncClient,
+        databases: Mapping[str, Database],
+        actor_key: ActorKey | None = None,
     ) -> None:
         self.platform = platform
         self.ingress = IngressClient(
             platform.topology.ingress_url, http=http, codec=platform.codec, actor_key=actor_key
         )
         self._http = http
-        self._database = database
+        self._databases = databases
 
     @classmethod
     @asynccontextmanager
@@ -107,12 +114,8 @@ class Harness:
             platform: The running platform.
             actor_key: Signs the calls; None leaves them unsigned.
         """
-        database = Database(platform.topology.database_url)
-        try:
-            async with local_http() as http:
-                yield cls(platform, http, database, actor_key)
-        finally:
-            await database.dispose()
+        async with opened_databases(platform.topology.databases) as databases, local_http() as http:
+            yield cls(platform, http, databases, actor_key)
 
     async def book(self, trip_id: str, order: TripRequest) -> str:
         """Book a trip and describe the response: ``confirmed``, or the refusal.
@@ -202,13 +205,12 @@ class Harness:
         await eventually(is_open, what=f"approval of trip {trip_id}", within=_WITHIN)
 
     async def trip(self, trip_id: str) -> Trip:
-        """Return a trip's rows in the database.
+        """Return a trip's rows in the databases.
 
         Args:
             trip_id: The trip.
         """
-        async with self._database.snapshot() as connection:
-            return (await load(connection)).get(trip_id, Trip())
+        return (await load(self._databases)).get(trip_id, Trip())
 
     async def charges_ever(self, trip_id: str) -> int:
         """Return the number of a trip's charges, refunded ones included.
@@ -219,15 +221,20 @@ class Harness:
         query = select(func.count()).where(
             LedgerTransactionRow.trip_id == trip_id, LedgerTransactionRow.kind == "charge"
         )
-        async with self._database.snapshot() as connection:
+        async with self._databases["payments"].snapshot() as connection:
             return int((await connection.execute(query)).scalar_one())
 
     async def stock(self) -> dict[str, int]:
         """Return the remaining seats and rooms by flight and hotel."""
-        async with self._database.snapshot() as connection:
-            seats = await connection.execute(select(FlightRow.number, FlightRow.seats_left))
-            rooms = await connection.execute(select(HotelRow.name, HotelRow.rooms_left))
-            return {name: left for rows in (seats, rooms) for name, left in rows}
+        stock: dict[str, int] = {}
+        queries = {
+            "flights": select(FlightRow.number, FlightRow.seats_left),
+            "hotels": select(HotelRow.name, HotelRow.rooms_left),
+        }
+        for service, query in queries.items():
+            async with self._databases[service].snapshot() as connection:
+                stock |= dict(iter(await connection.execute(query)))
+        return stock
 
     async def control_trip(self, trip_id: str, action: Literal["cancel", "kill"]) -> None:
         """Cancel or kill a trip's orchestration in the engine, as an operator does.
@@ -270,19 +277,19 @@ class Harness:
 
     @asynccontextmanager
     async def hotel_repaired(self, name: str) -> AsyncIterator[None]:
-        """Remove a hotel's fault from the seed data for the duration of the context.
+        """Remove a hotel's fault from the demo data for the duration of the context.
 
         Args:
             name: The hotel.
         """
         where = HotelRow.name == name
-        async with self._database.transaction() as connection:
+        async with self._databases["hotels"].transaction() as connection:
             fault = (await connection.execute(select(HotelRow.fails_cancellations).where(where))).scalar_one()
             await connection.execute(update(HotelRow).where(where).values(fails_cancellations=0))
         try:
             yield
         finally:
-            async with self._database.transaction() as connection:
+            async with self._databases["hotels"].transaction() as connection:
                 await connection.execute(update(HotelRow).where(where).values(fails_cancellations=fault))
 
     async def until_quiet(self) -> None:

@@ -95,7 +95,7 @@ async def conclude(topology: Topology, problems: list[str], terminal: Terminal) 
     Returns:
         The exit code.
     """
-    report = await audit(topology.database_url, settled=True)
+    report = await audit(topology.databases, settled=True)
     show_audit(report, terminal)
     for problem in problems:
         terminal.say(problem, "bold red")

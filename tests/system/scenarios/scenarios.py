@@ -1,7 +1,7 @@
 """The scenarios: requests to the platform, with expected and observed results.
 
-Each scenario runs once on a `Harness` with fresh seed data (`services.data_plane.seed`) and returns facts from the
-ingress and the database. To add one, write a function and list it in `SCENARIOS`.
+Each scenario runs once on a `Harness` with fresh demo data (``services/data_plane/*/demo.py``) and returns facts from
+the ingress and the databases. To add one, write a function and list it in `SCENARIOS`.
 """
 
 from __future__ import annotations

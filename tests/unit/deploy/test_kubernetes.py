@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from perdure.serving.watchdog import DEFAULT_HANG_LIMIT
+from services.runtime.settings import DATABASE_OWNERS
 
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FOLDERS = ("base", "overlays/development", "overlays/production")
@@ -111,7 +112,11 @@ def test_only_database_users_reach_database() -> None:
         template = each["spec"]["template"]
         variables = {variable["name"] for variable in template["spec"]["containers"][0]["env"]}
         labelled = template["metadata"]["labels"].get("perdure.dev/uses-database") == "true"
-        assert labelled == ("PERDURE_DATABASE_URL" in variables), each["metadata"]["name"]
+        name = each["metadata"]["name"]
+        databases = {variable for variable in variables if variable.endswith("_DATABASE_URL")}
+        owned = DATABASE_OWNERS if name == "migrate" else {name} & {*DATABASE_OWNERS}
+        assert databases == {f"PERDURE_{owner.upper()}_DATABASE_URL" for owner in owned}, name
+        assert labelled == bool(databases), name
     assert of(manifests, "NetworkPolicy")["default-deny"]["spec"] == {
         "podSelector": {},
         "policyTypes": ["Ingress", "Egress"],

@@ -97,7 +97,9 @@ def test_reject_malformed_attribute_option(option):
 
 def test_error_option_takes_an_error_or_its_signature():
     for error in ("timeout of 30 s", "timeout of * s"):
-        wanted = filter_of([SagaPhase.RUNNING], "Trips", older_than="1h", since="1d", error=error, attribute=["customer=42"])
+        wanted = filter_of(
+            [SagaPhase.RUNNING], "Trips", older_than="1h", since="1d", error=error, attribute=["customer=42"]
+        )
         assert wanted.error == "timeout of * s"
     assert str(wanted) == "phase running, service Trips, older than 1:00:00, error 'timeout of * s', customer=42"
 

@@ -12,30 +12,30 @@ from services.console.settings import ConsoleSettings
 from services.data_plane.flights.settings import FlightsSettings
 from services.runtime.settings import PlatformSettings
 
-URL = "postgresql://perdure:a-secret-from-a-file@db/trips"
+URL = "postgresql://perdure:a-secret-from-a-file@db/name"
 
 
 @pytest.mark.parametrize(
-    ("settings", "variable"),
+    ("settings", "variable", "field"),
     [
-        (FlightsSettings, "PERDURE_DATABASE_URL"),
-        (PlatformSettings, "PERDURE_DATABASE_URL"),
-        (ConsoleSettings, "PERDURE_CONSOLE_DATABASE_URL"),
+        (FlightsSettings, "PERDURE_FLIGHTS_DATABASE_URL", "database_url"),
+        (PlatformSettings, "PERDURE_HOTELS_DATABASE_URL", "hotels_database_url"),
+        (ConsoleSettings, "PERDURE_CONSOLE_DATABASE_URL", "database_url"),
     ],
 )
 def test_read_database_url_from_file(
-    settings: type[BaseSettings], variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: type[BaseSettings], variable: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv(variable, raising=False)
     file = tmp_path / "url"
     file.write_text(f"{URL}\n")
     monkeypatch.setenv(f"{variable}_FILE", str(file))
     read = settings()
-    assert read.database_url.get_secret_value() == URL  # type: ignore[attr-defined]  # each of them has it
+    assert getattr(read, field).get_secret_value() == URL
     assert "a-secret" not in repr(read)
 
     monkeypatch.setenv(variable, "sqlite:///elsewhere.db")
-    assert settings().database_url.get_secret_value() == "sqlite:///elsewhere.db"  # type: ignore[attr-defined]  # likewise
+    assert getattr(settings(), field).get_secret_value() == "sqlite:///elsewhere.db"
 
     monkeypatch.delenv(variable)
     file.unlink()

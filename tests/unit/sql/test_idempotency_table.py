@@ -238,7 +238,7 @@ async def test_purge_deletes_old_reversed_writes_only(shop: Shop) -> None:
         long_ago = datetime.now(UTC) - timedelta(days=31)
         await connection.execute(update(table).where(table.c.key != "new").values(created_at=long_ago))
         assert await OPERATIONS.purge(connection) == 0
-        assert await OPERATIONS.purge(connection, timedelta(days=30)) == 2
+        assert [await OPERATIONS.purge(connection, timedelta(days=30), limit=1) for _ in range(3)] == [1, 1, 0]
         with pytest.raises(ConfigurationError, match="at least 30 days"):
             await OPERATIONS.purge(connection, timedelta(days=29))
     left = {key: await shop.state(key) for key in ("old", "voided", "new", "performed")}

@@ -1,27 +1,42 @@
-"""The business logic of all four data-plane services on one database, without engine or saga."""
+"""The business logic of all four data-plane services on their databases, without engine or saga."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
 
 from services.contracts.flights import CancelSeats, FlightRequest, ReserveSeats, SeatCancellation, SeatReservation
 from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
 from services.contracts.notifications import Notification, NotificationKind, SendNotification
 from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
-from services.data_plane.database import Database
 from services.data_plane.flights.model import Seats
 from services.data_plane.hotels.model import Rooms
 from services.data_plane.notifications.model import Outbox
 from services.data_plane.payments.model import Payments
+from services.database import Database
 
 
 class Agency:
     """Client of the business logic; each method performs one write of a trip with its idempotency key."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.seats = Seats(database)
-        self.rooms = Rooms(database)
-        self.payments = Payments(database)
-        self.outbox = Outbox(database)
+    def __init__(self, databases: Mapping[str, Database]) -> None:
+        self.databases = databases
+
+    @cached_property
+    def seats(self) -> Seats:
+        return Seats(self.databases["flights"])
+
+    @cached_property
+    def rooms(self) -> Rooms:
+        return Rooms(self.databases["hotels"])
+
+    @cached_property
+    def payments(self) -> Payments:
+        return Payments(self.databases["payments"])
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.databases["notifications"])
 
     async def reserve_seats(self, trip: str, number: str = "PD100", seats: int = 1) -> SeatReservation:
         flight = FlightRequest(number=number, seats=seats)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import sqlalchemy as sa
 from perdure.errors import ConfigurationError
 from services.contracts.flights import ReserveSeats
 from services.data_plane.audit import AuditReport, audit
-from services.data_plane.database import Database
-from services.data_plane.idempotency import IdempotencyTable
+from services.data_plane.flights import tables as flights
+from services.data_plane.hotels import tables as hotels
+from services.data_plane.payments import tables as payments
+from services.data_plane.process import purge
+from tests.postgres import Postgres
+from tests.system.scenarios.databases import opened_databases
 from tests.unit.services.data_plane.agency import Agency
-from tests.unit.services.data_plane.postgres import Postgres
 
 Tamper = Callable[..., None]
 
@@ -35,15 +39,12 @@ INVARIANTS = [
 ]
 
 
-def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
-    """Run operations in a new event loop and close the database."""
+def business(urls: Mapping[str, str], act: Callable[[Agency], Awaitable[None]]) -> None:
+    """Run operations in a new event loop and close the databases."""
 
     async def run() -> None:
-        database = Database(url)
-        try:
-            await act(Agency(database))
-        finally:
-            await database.dispose()
+        async with opened_databases(urls) as databases:
+            await act(Agency(databases))
 
     asyncio.run(run())
 
@@ -59,24 +60,26 @@ async def usual_day(agency: Agency) -> None:
 
 
 @pytest.fixture(scope="module")
-def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with the data of `usual_day`."""
-    path = tmp_path_factory.mktemp("usual-day") / "trips.db"
-    shutil.copy(sqlite_template, path)
-    business(f"sqlite:///{path}", usual_day)
-    return path
+def sqlite_templates(
+    sqlite_templates: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
+    """SQLite databases with the data of `usual_day`."""
+    folder = tmp_path_factory.mktemp("usual-day")
+    copies = {service: Path(shutil.copy(file, folder)) for service, file in sqlite_templates.items()}
+    business({service: f"sqlite:///{file}" for service, file in copies.items()}, usual_day)
+    return copies
 
 
 @pytest.fixture(scope="module")
-def postgres_template(postgres: Postgres, postgres_template: str) -> str:
-    """A PostgreSQL database with the data of `usual_day`."""
-    name = postgres.create(template=postgres_template)
-    business(postgres.url(name), usual_day)
-    return name
+def postgres_templates(postgres: Postgres, postgres_templates: Mapping[str, str]) -> Mapping[str, str]:
+    """PostgreSQL databases with the data of `usual_day`."""
+    copies = {service: postgres.create(template=name) for service, name in postgres_templates.items()}
+    business({service: postgres.url(name) for service, name in copies.items()}, usual_day)
+    return copies
 
 
-def inspected(url: str, *, settled: bool = False) -> AuditReport:
-    return asyncio.run(audit(url, settled=settled))
+def inspected(urls: Mapping[str, str], *, settled: bool = False) -> AuditReport:
+    return asyncio.run(audit(urls, settled=settled))
 
 
 def broken(report: AuditReport) -> dict[str, str]:
@@ -88,8 +91,8 @@ def broken(report: AuditReport) -> dict[str, str]:
     }
 
 
-def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
-    report = inspected(url)
+def test_audit_of_valid_data_holds(urls: Mapping[str, str], backend: str) -> None:
+    report = inspected(urls)
     assert broken(report) == {}
     assert report.ok
     assert (report.confirmed, report.refused, report.open) == (2, 2, 1)
@@ -99,37 +102,40 @@ def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
     assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
 
 
-def test_audit_holds_after_purge(url: str) -> None:
-    async def purge() -> int:
-        database = Database(url)
-        try:
-            async with database.transaction() as connection:
-                old = sa.bindparam("old", datetime.now(UTC) - timedelta(days=91), sa.DateTime(timezone=True))
-                for table in ("operations", "seat_reservations", "room_reservations", "charges"):
-                    await connection.execute(sa.text(f"UPDATE {table} SET created_at = :old").bindparams(old))
-            services = ("Flights", "Hotels", "Payments", "Notifications")
-            return sum([await IdempotencyTable(database, each).purge(timedelta(days=90)) for each in services])
-        finally:
-            await database.dispose()
+def test_audit_holds_after_purge(urls: Mapping[str, str]) -> None:
+    async def purge_all() -> int:
+        old = sa.bindparam("old", datetime.now(UTC) - timedelta(days=91), sa.DateTime(timezone=True))
+        purged = 0
+        async with opened_databases(urls) as databases:
+            for service, table, operations in (
+                ("flights", "seat_reservations", flights.OPERATIONS),
+                ("hotels", "room_reservations", hotels.OPERATIONS),
+                ("payments", "charges", payments.OPERATIONS),
+            ):
+                async with databases[service].transaction() as connection:
+                    for each in (operations.table.name, table):
+                        await connection.execute(sa.text(f"UPDATE {each} SET created_at = :old").bindparams(old))
+                purged += await purge(databases[service], operations, timedelta(days=90))
+        return purged
 
-    assert asyncio.run(purge()) == 4  # flight, hotel and payment of the refused trip, and the voided flight
-    assert broken(inspected(url)) == {}
+    assert asyncio.run(purge_all()) == 4  # flight, hotel and payment of the refused trip, and the voided flight
+    assert broken(inspected(urls)) == {}
 
 
-def test_holdings_of_open_trip_violate_settled_audit(url: str) -> None:
-    report = inspected(url, settled=True)
+def test_holdings_of_open_trip_violate_settled_audit(urls: Mapping[str, str]) -> None:
+    report = inspected(urls, settled=True)
     assert broken(report) == {"trips-open": "open: holds 1 seat sets, 0 rooms and 0 charges"}
 
 
-def test_open_trip_without_holdings_is_settled(url: str) -> None:
+def test_open_trip_without_holdings_is_settled(urls: Mapping[str, str]) -> None:
     async def give_back(agency: Agency) -> None:
         await agency.cancel_seats("open")
 
-    business(url, give_back)
-    assert inspected(url, settled=True).ok
+    business(urls, give_back)
+    assert inspected(urls, settled=True).ok
 
 
-def test_duplicate_holdings_of_trip_are_a_violation(url: str) -> None:
+def test_duplicate_holdings_of_trip_are_a_violation(urls: Mapping[str, str]) -> None:
     """The data plane's constraints cannot detect a saga that reserves under two keys."""
 
     async def reserve_twice(agency: Agency) -> None:
@@ -137,26 +143,28 @@ def test_duplicate_holdings_of_trip_are_a_violation(url: str) -> None:
             flight = (await agency.reserve_seats(trip)).flight
             await agency.seats.reserve(ReserveSeats(key=key, trip_id=trip, flight=flight))
 
-    business(url, reserve_twice)
-    assert broken(inspected(url)) == {
+    business(urls, reserve_twice)
+    assert broken(inspected(urls)) == {
         "trips-confirmed": "confirmed-1: holds 2 seat sets, 1 rooms and 1 charges",
         "trips-open": "open: holds 2 seat sets, 0 rooms and 0 charges",
     }
 
 
-def test_contradictory_notifications_are_a_violation(url: str) -> None:
+def test_contradictory_notifications_are_a_violation(urls: Mapping[str, str]) -> None:
     async def tell(agency: Agency) -> None:
         await agency.notify("confirmed-1", "trip-refused")
 
-    business(url, tell)
-    assert broken(inspected(url)) == {"trips-told": "confirmed-1: told 1 times trip-confirmed, 1 times trip-refused"}
+    business(urls, tell)
+    assert broken(inspected(urls)) == {"trips-told": "confirmed-1: told 1 times trip-confirmed, 1 times trip-refused"}
 
 
 CHARGED = "transaction_id = (SELECT charge_transaction FROM charges WHERE trip_id = 'confirmed-1')"
 
-# Damage by name (`:charged` is replaced by CHARGED), with the violated invariants and a part of their findings.
-BREAKS: dict[str, tuple[str, dict[str, str]]] = {
+# Damage by name: the service, the statement (`:charged` is replaced by CHARGED), the violated invariants and a part of
+# their findings.
+BREAKS: dict[str, tuple[str, str, dict[str, str]]] = {
     "a seat set is lost": (
+        "flights",
         "UPDATE seat_reservations SET status = 'cancelled' WHERE trip_id = 'confirmed-1'",
         {
             "trips-confirmed": "confirmed-1: holds 0 seat sets",
@@ -165,6 +173,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a room is held after a refusal": (
+        "hotels",
         "UPDATE room_reservations SET status = 'active' WHERE trip_id = 'refused'",
         {
             "trips-refused": "refused: holds 0 seat sets, 1 rooms",
@@ -173,14 +182,17 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a seat is sold that was not there": (
+        "flights",
         "UPDATE flights SET seats_left = -1 WHERE number = 'PD404'",
         {"inventory": "flight PD404: capacity 0, left -1, held 0"},
     ),
     "a room has vanished": (
+        "hotels",
         "UPDATE hotels SET rooms_left = 39 WHERE name = 'Garden'",
         {"inventory": "hotel Garden: capacity 40, left 39, held 0"},
     ),
     "a posting is changed": (
+        "payments",
         "UPDATE ledger_postings SET amount_minor = amount_minor + 1 WHERE account_id = 'acct-ada' AND :charged",
         {
             "ledger-currencies": "EUR: sums to 1 minor units",
@@ -190,6 +202,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a posting is deleted": (
+        "payments",
         "DELETE FROM ledger_postings WHERE account_id = 'merchant-eur' AND :charged",
         {
             "ledger-currencies": "EUR: sums to -50000",
@@ -199,12 +212,14 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a transaction is unbalanced, and the currency still sums to zero": (
+        "payments",
         """UPDATE ledger_postings SET amount_minor = amount_minor + CASE WHEN :charged THEN 1 ELSE -1 END
             WHERE account_id = 'merchant-eur' AND transaction_id IN
                 (SELECT charge_transaction FROM charges WHERE trip_id LIKE 'confirmed-%')""",
         {"ledger-transactions": "sum to -1", "charges": "no matching charge"},
     ),
     "a transaction moves money between currencies": (
+        "payments",
         "UPDATE ledger_postings SET account_id = 'merchant-usd' WHERE account_id = 'merchant-eur' AND :charged",
         {
             "ledger-currencies": "USD: sums to 50000",
@@ -214,10 +229,12 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a balance is changed": (
+        "payments",
         "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE account_id = 'acct-grace'",
         {"balances": "acct-grace: holds 1000000000001 minor units, its postings sum to 1000000000000"},
     ),
     "a charge is refunded on paper only": (
+        "payments",
         "UPDATE charges SET status = 'refunded' WHERE trip_id = 'confirmed-1'",
         {
             "trips-confirmed": "and 0 charges",
@@ -226,6 +243,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a refunded charge is charged again on paper": (
+        "payments",
         "UPDATE charges SET status = 'charged' WHERE trip_id = 'refused'",
         {
             "trips-refused": "refused: holds 0 seat sets, 0 rooms and 1 charges",
@@ -234,10 +252,12 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "a charge shows another amount than was taken": (
+        "payments",
         "UPDATE charges SET amount_minor = 1 WHERE trip_id = 'confirmed-1'",
         {"charges": "no matching charge of trip 'confirmed-1'"},
     ),
     "a charge is deleted": (
+        "payments",
         "DELETE FROM charges WHERE trip_id = 'confirmed-1'",
         {
             "trips-confirmed": "and 0 charges",
@@ -246,26 +266,32 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "money is taken for another trip": (
+        "payments",
         "UPDATE ledger_transactions SET trip_id = 'other' WHERE :charged",
         {"charges": "no matching charge of trip 'confirmed-1'"},
     ),
     "an operation is forgotten": (
-        "DELETE FROM operations WHERE key = 'trip:confirmed-1:hotel'",
+        "hotels",
+        "DELETE FROM perdure_operations WHERE key = 'trip:confirmed-1:hotel'",
         {"keys": "without an operation"},
     ),
     "the operation of a recent refund is forgotten": (
-        "DELETE FROM operations WHERE key = 'trip:refused:hotel'",
+        "hotels",
+        "DELETE FROM perdure_operations WHERE key = 'trip:refused:hotel'",
         {"keys": "without an operation"},
     ),
     "a write acted although it was voided": (
-        "UPDATE operations SET state = 'voided' WHERE key = 'trip:open:flight'",
+        "flights",
+        "UPDATE perdure_operations SET state = 'voided' WHERE key = 'trip:open:flight'",
         {"keys": "Flights trip:open:flight: is voided, but has 1 rows"},
     ),
     "a row belongs to another trip than its operation": (
+        "notifications",
         "UPDATE notifications SET trip_id = 'other' WHERE trip_id = 'voided'",
         {"keys": "Notifications trip:voided:trip-refused: is performed for trip 'voided'"},
     ),
     "a notification is lost": (
+        "notifications",
         "DELETE FROM notifications WHERE trip_id = 'refused'",
         {"keys": "Notifications trip:refused:trip-refused: is performed, but has 0 rows"},
     ),
@@ -273,31 +299,32 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_audit_reports_each_kind_of_damage(url: str, tamper: Tamper, name: str) -> None:
-    statement, expected = BREAKS[name]
-    tamper(statement.replace(":charged", CHARGED))
-    found = broken(inspected(url))
+def test_audit_reports_each_kind_of_damage(urls: Mapping[str, str], tamper: Tamper, name: str) -> None:
+    service, statement, expected = BREAKS[name]
+    tamper(service, statement.replace(":charged", CHARGED))
+    found = broken(inspected(urls))
     found.pop("storage", None)  # SQLite's integrity check reports some of the damage too
     assert found.keys() == expected.keys(), found
     for invariant, text in expected.items():
         assert text in found[invariant]
 
 
-def test_audit_reports_key_used_twice(url: str, tamper: Tamper) -> None:
+def test_audit_reports_key_used_twice(urls: Mapping[str, str], tamper: Tamper) -> None:
     tamper(
+        "flights",
         "DROP INDEX uq_seat_reservations_key",
         "INSERT INTO seat_reservations (reservation_id, key, trip_id, flight, seats, status)"
         " SELECT 'second', key, trip_id, flight, seats, status FROM seat_reservations WHERE trip_id = 'open'",
         "UPDATE flights SET seats_left = seats_left - 1 WHERE number = 'PD100'",
     )
-    found = broken(inspected(url))
+    found = broken(inspected(urls))
     assert found["keys"] == "Flights trip:open:flight: is performed, but has 2 rows"
     assert found["trips-open"] == "open: holds 2 seat sets, 0 rooms and 0 charges"
 
 
-def test_audit_reports_posting_on_unknown_account(url: str, tamper: Tamper, backend: str) -> None:
-    tamper("DELETE FROM accounts WHERE account_id = 'acct-ada'")
-    found = broken(inspected(url))
+def test_audit_reports_posting_on_unknown_account(urls: Mapping[str, str], tamper: Tamper, backend: str) -> None:
+    tamper("payments", "DELETE FROM accounts WHERE account_id = 'acct-ada'")
+    found = broken(inspected(urls))
     assert "2 postings on 1 accounts" in found["ledger-transactions"]
     assert "EUR: sums to" in found["ledger-currencies"]
     if backend == "sqlite":
@@ -305,18 +332,19 @@ def test_audit_reports_posting_on_unknown_account(url: str, tamper: Tamper, back
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_audit_reports_damaged_file(url: str, backend: str, tamper: Tamper) -> None:
+def test_audit_reports_damaged_file(urls: Mapping[str, str], backend: str, tamper: Tamper) -> None:
     tamper(
+        "payments",
         "PRAGMA writable_schema = ON",
         # A unique index over duplicate rows, as after a lost write.
         "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX ix_charges_trip_id ON charges (account_id)'"
         " WHERE name = 'ix_charges_trip_id'",
     )
-    assert "ix_charges_trip_id" in broken(inspected(url))["storage"]
+    assert re.search(r"payments\.db: .*ix_charges_trip_id", broken(inspected(urls))["storage"])
 
 
-def test_report_serializes_to_json(url: str) -> None:
-    report = inspected(url, settled=True)
+def test_report_serializes_to_json(urls: Mapping[str, str]) -> None:
+    report = inspected(urls, settled=True)
     document = report.model_dump(mode="json")
     assert document["ok"] is False
     assert [entry["name"] for entry in document["invariants"] if not entry["ok"]] == ["trips-open"]
@@ -324,35 +352,36 @@ def test_report_serializes_to_json(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_audit_writes_nothing(url: str, backend: str, tmp_path: Path) -> None:
-    before = (tmp_path / "trips.db").read_bytes()
-    assert inspected(url).ok
-    assert (tmp_path / "trips.db").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["trips.db"]
+def test_audit_writes_nothing(urls: Mapping[str, str], backend: str, tmp_path: Path) -> None:
+    files = [Path(url.removeprefix("sqlite:///")) for url in urls.values()]
+    before = [file.read_bytes() for file in files]
+    assert inspected(urls).ok
+    assert [file.read_bytes() for file in files] == before
+    assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_missing_database_is_named_and_not_created(tmp_path: Path) -> None:
     missing = tmp_path / "none.db"
     with pytest.raises(ConfigurationError, match=r"there is no database at .*none\.db"):
-        inspected(f"sqlite:///{missing}")
+        inspected({"notifications": f"sqlite:///{missing}"})
     assert not missing.exists()
 
 
-def test_unmigrated_database_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
+def test_unmigrated_database_is_named(empty_urls: Mapping[str, str], backend: str, tmp_path: Path) -> None:
     if backend == "sqlite":
         (tmp_path / "new").mkdir()
-        (tmp_path / "new" / "trips.db").touch()
-    with pytest.raises(ConfigurationError, match=r"lacks the tables accounts, .*charges, .*: run the migrations first"):
-        inspected(empty_url)
+        (tmp_path / "new" / "notifications.db").touch()
+    with pytest.raises(ConfigurationError, match=r"lacks the tables approval_notices, .*: run the migrations"):
+        inspected(empty_urls)
 
 
 def test_invalid_database_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "trips.db").write_text("no database at all " * 100)
-    with pytest.raises(ConfigurationError, match=r"trips\.db cannot be read: .*file is not a database"):
-        inspected(f"sqlite:///{tmp_path / 'trips.db'}")
+    (tmp_path / "no.db").write_text("no database at all " * 100)
+    with pytest.raises(ConfigurationError, match=r"no\.db cannot be read: .*file is not a database"):
+        inspected({"notifications": f"sqlite:///{tmp_path / 'no.db'}"})
 
 
 def test_unreachable_server_is_named_without_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read") as caught:
-        inspected(f"postgresql://ada:hunter2@/trips?host={tmp_path}")
+        inspected({"notifications": f"postgresql://ada:hunter2@/notifications?host={tmp_path}"})
     assert "hunter2" not in str(caught.value)

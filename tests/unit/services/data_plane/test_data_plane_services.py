@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from pydantic import ValidationError
 from perdure import Target
 from perdure._runtime.ports import free_ports
 from services.contracts import flights, hotels, notifications, payments
-from services.data_plane.database import Database
 from services.data_plane.flights.settings import FlightsSettings
 from services.data_plane.hotels.settings import HotelsSettings
 from services.data_plane.notifications.settings import NotificationsSettings
 from services.data_plane.payments.settings import PaymentsSettings
+from services.database import Database
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[4]
@@ -38,7 +39,7 @@ SERVICES: dict[str, list[Target[Any, Any]]] = {
 @pytest.mark.parametrize("name", SERVICES)
 def test_service_serves_handlers_of_contract(name: str, tmp_path: Path) -> None:
     app = importlib.import_module(f"services.data_plane.{name}.service")
-    database = Database(f"sqlite:///{tmp_path / 'trips.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
     definitions: list[restate.Service] = app.build(database).definitions()
     [definition] = definitions
     served = [
@@ -50,14 +51,19 @@ def test_service_serves_handlers_of_contract(name: str, tmp_path: Path) -> None:
     assert served == [(target.service, target.handler, target.input, target.output) for target in SERVICES[name]]
 
 
-def test_settings_have_own_prefix_and_shared_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:hunter2@db/trips")
+def test_settings_have_own_prefix_and_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_PAYMENTS_DATABASE_URL", "postgresql://ada:hunter2@db/payments")
     monkeypatch.setenv("PERDURE_HOTELS_PORT", "1234")
     monkeypatch.setenv("PERDURE_HOTELS_HOST", "10.0.0.1")
     everyone = [FlightsSettings(), HotelsSettings(), PaymentsSettings(), NotificationsSettings()]
     assert [each.port for each in everyone] == [9083, 1234, 9085, 9086]
     assert [each.host for each in everyone] == ["127.0.0.1", "10.0.0.1", "127.0.0.1", "127.0.0.1"]
-    assert {each.database_url.get_secret_value() for each in everyone} == {"postgresql://ada:hunter2@db/trips"}
+    assert [each.database_url.get_secret_value() for each in everyone] == [
+        "sqlite:///.local/data/flights.db",
+        "sqlite:///.local/data/hotels.db",
+        "postgresql://ada:hunter2@db/payments",
+        "sqlite:///.local/data/notifications.db",
+    ]
     assert "hunter2" not in repr(everyone)
 
 
@@ -80,7 +86,7 @@ async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("PERDURE_DATABASE_URL", "mysql://h/db", "databases are not supported"),
+        ("PERDURE_FLIGHTS_DATABASE_URL", "mysql://h/db", "PERDURE_FLIGHTS_DATABASE_URL: 'mysql' databases are not"),
         ("PERDURE_FLIGHTS_PORT", "x", "PERDURE_FLIGHTS_PORT"),
     ],
 )
@@ -106,11 +112,14 @@ async def answer(url: str, process: asyncio.subprocess.Process) -> httpx.Respons
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_service_becomes_ready_and_stops_on_sigterm(name: str, sqlite_template: Path) -> None:
+async def test_service_becomes_ready_and_stops_on_sigterm(name: str, sqlite_templates: Mapping[str, Path]) -> None:
     port = free_ports(1)[0]
     process = await start(
         name,
-        **{"PERDURE_DATABASE_URL": f"sqlite:///{sqlite_template}", f"PERDURE_{name.upper()}_PORT": str(port)},
+        **{
+            f"PERDURE_{name.upper()}_DATABASE_URL": f"sqlite:///{sqlite_templates[name]}",
+            f"PERDURE_{name.upper()}_PORT": str(port),
+        },
     )
     try:
         assert (await answer(f"http://127.0.0.1:{port}/ready", process)).status_code == 200
@@ -127,7 +136,7 @@ async def test_service_becomes_ready_and_stops_on_sigterm(name: str, sqlite_temp
 async def test_service_is_unready_on_unmigrated_database(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     process = await start(
-        "flights", PERDURE_DATABASE_URL=f"sqlite:///{tmp_path / 'none.db'}", PERDURE_FLIGHTS_PORT=str(port)
+        "flights", PERDURE_FLIGHTS_DATABASE_URL=f"sqlite:///{tmp_path / 'none.db'}", PERDURE_FLIGHTS_PORT=str(port)
     )
     try:
         response = await answer(f"http://127.0.0.1:{port}/ready", process)

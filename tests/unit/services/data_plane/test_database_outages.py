@@ -22,12 +22,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from perdure._runtime.ports import free_ports
 from perdure.errors import ConfigurationError, Refused, is_terminal
 from services.console.database import Database as ConsoleDatabase
-from services.data_plane.database import Database
-from services.data_plane.migrations import check_schema, migrate
+from services.data_plane.migrations import migrate
+from services.data_plane.schema_version import check_schema
+from services.database import Database
 from services.database_outages import DatabaseUnavailable, describe_database, naming_outages
-from services.runtime.platform import migrate_database
+from services.runtime.platform import migrate_databases
+from tests.postgres import Postgres, running_postgres
 from tests.support import until_sqlite_threads_end
-from tests.unit.services.data_plane.postgres import Postgres, running_postgres
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,14 @@ def server() -> Iterator[Postgres]:
     """A server that tests stop. It listens on a port, since outages of sockets look different."""
     (port,) = free_ports(1)
     with running_postgres(port) as running:
-        running.execute("CREATE DATABASE trips")
-        asyncio.run(migrate(running.url("trips")))
+        running.execute("CREATE DATABASE flights", "CREATE DATABASE console")
+        asyncio.run(migrate("flights", running.url("flights"), demo=False))
         yield running
 
 
 @pytest.fixture
 async def database(server: Postgres) -> AsyncIterator[Database]:
-    database = Database(server.url("trips"))
+    database = Database(server.url("flights"))
     await asked(database)
     yield database
     await database.dispose()
@@ -62,7 +63,7 @@ def stopped(server: Postgres) -> Iterator[Postgres]:
 
 async def test_stopped_server_refuses_connections(database: Database, stopped: Postgres) -> None:
     expected = rf"^the database at 127\.0\.0\.1:{stopped.port} refuses connections$"
-    for attempt in (asked(database), database.check(), check_schema(database)):
+    for attempt in (asked(database), database.check(), check_schema(database, "flights")):
         with pytest.raises(DatabaseUnavailable, match=expected) as caught:
             await attempt
         assert not is_terminal(caught.value)
@@ -90,7 +91,7 @@ async def test_stop_in_transaction_is_named(database: Database, server: Postgres
 
 
 async def test_silent_server_is_named(server: Postgres, tmp_path: Path) -> None:
-    database = Database(server.url("trips"), wait=timedelta(seconds=0.2))
+    database = Database(server.url("flights"), wait=timedelta(seconds=0.2))
     os.kill(server.pid, signal.SIGSTOP)  # its children accept nothing new either
     try:
         for attempt in (asked(database), database.check()):
@@ -102,28 +103,32 @@ async def test_silent_server_is_named(server: Postgres, tmp_path: Path) -> None:
 
 
 async def test_exhausted_pool_is_named(server: Postgres) -> None:
-    database = Database(server.url("trips"), wait=timedelta(seconds=2), connections=1)
+    database = Database(server.url("flights"), wait=timedelta(seconds=2), connections=1)
     async with database.snapshot():
         with pytest.raises(DatabaseUnavailable, match="all connections of this process are in use"):
             await asked(database)
     await database.dispose()
 
 
+async def migrate_flights(url: str, wait: timedelta = timedelta(seconds=30)) -> None:
+    await migrate_databases({"flights": url}, demo=False, report=print, wait=wait)
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
         ("postgresql://perdure@127.0.0.1:{port}/missing", "does not contain the database of the URL"),
-        ("postgresql://guest@127.0.0.1:{port}/trips", "rejects the user or password"),
-        ("postgresql://perdure@database.invalid:5432/trips", "unknown host name"),
+        ("postgresql://guest@127.0.0.1:{port}/flights", "rejects the user or password"),
+        ("postgresql://perdure@database.invalid:5432/flights", "unknown host name"),
     ],
 )
 async def test_wrong_url_fails_migration_at_once(server: Postgres, url: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
-        await migrate_database(url.format(port=server.port), report=print)
+        await migrate_flights(url.format(port=server.port))
 
 
 async def test_migration_waits_for_stopped_server(stopped: Postgres) -> None:
-    migration = asyncio.ensure_future(migrate_database(stopped.url("trips"), report=print))
+    migration = asyncio.ensure_future(migrate_flights(stopped.url("flights")))
     await asyncio.wait({migration}, timeout=0.5)
     assert not migration.done()
     await asyncio.to_thread(stopped.start)
@@ -132,11 +137,11 @@ async def test_migration_waits_for_stopped_server(stopped: Postgres) -> None:
 
 async def test_migration_ends_wait_with_cause(stopped: Postgres) -> None:
     with pytest.raises(ConfigurationError, match=rf":{stopped.port} refuses connections: it cannot be migrated$"):
-        await migrate_database(stopped.url("trips"), report=print, wait=timedelta(seconds=0.3))
+        await migrate_flights(stopped.url("flights"), wait=timedelta(seconds=0.3))
 
 
 async def test_console_names_stopped_server(server: Postgres) -> None:
-    database = ConsoleDatabase(server.url("trips"))
+    database = ConsoleDatabase(server.url("console"))
     await database.prepare()
     await asyncio.to_thread(server.stop)
     try:

@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[4]
 
 
 async def seats_left(agency: Agency, number: str) -> int:
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["flights"].snapshot() as connection:
         return (await connection.execute(select(FlightRow.seats_left).where(FlightRow.number == number))).scalar_one()
 
 
 async def hotel(agency: Agency, name: str) -> tuple[int, int]:
     """Return the remaining rooms and the remaining failures of cancellations."""
     query = select(HotelRow.rooms_left, HotelRow.fails_cancellations).where(HotelRow.name == name)
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["hotels"].snapshot() as connection:
         rooms_left, fails_cancellations = (await connection.execute(query)).one()
         return rooms_left, fails_cancellations
 
@@ -101,11 +101,11 @@ async def test_racing_processes_sell_no_seat_twice(agency: Agency, url: str) -> 
     code = """
 import asyncio, sys
 from perdure.errors import Refused
-from services.data_plane.database import Database
+from services.database import Database
 from tests.unit.services.data_plane.agency import Agency
 async def main(url, name):
     database = Database(url)
-    calls = (Agency(database).reserve_seats(f"{name}-{n}", "PD200", 7) for n in range(15))
+    calls = (Agency({"flights": database}).reserve_seats(f"{name}-{n}", "PD200", 7) for n in range(15))
     answers = await asyncio.gather(*calls, return_exceptions=True)
     unexpected = [answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, Refused)]
     if unexpected: raise unexpected[0]
@@ -142,7 +142,7 @@ async def test_hotel_fails_cancellations_until_repaired(agency: Agency) -> None:
         with pytest.raises(Refused, match="'Fortress' failed to cancel"):
             await agency.cancel_room("T1")
     assert await hotel(agency, "Fortress") == (99_999, -1)
-    async with agency.database.transaction() as connection:
+    async with agency.databases["hotels"].transaction() as connection:
         await connection.execute(update(HotelRow).where(HotelRow.name == "Fortress").values(fails_cancellations=0))
     assert (await agency.cancel_room("T1")).outcome == "cancelled"
 
@@ -156,7 +156,7 @@ async def test_failing_hotel_accepts_cancellation_without_reservation(agency: Ag
 async def test_repeated_cancellation_succeeds(agency: Agency) -> None:
     await agency.reserve_room("T1", "Harbour")
     answer = await agency.cancel_room("T1")
-    async with agency.database.transaction() as connection:
+    async with agency.databases["hotels"].transaction() as connection:
         await connection.execute(update(HotelRow).values(fails_cancellations=-1))
     assert await agency.cancel_room("T1") == answer
 

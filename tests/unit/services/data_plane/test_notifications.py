@@ -23,7 +23,7 @@ from tests.unit.services.data_plane.agency import Agency
 async def test_message_is_sent_once(agency: Agency) -> None:
     first = await agency.notify("T1", "trip-confirmed")
     assert await agency.notify("T1", "trip-confirmed") == first
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["notifications"].snapshot() as connection:
         query = select(NotificationRow.trip_id, NotificationRow.kind, NotificationRow.recipient, NotificationRow.text)
         rows = [tuple(row) for row in await connection.execute(query)]
     assert rows == [("T1", "trip-confirmed", "ada@example.com", "Your trip-confirmed")]
@@ -54,7 +54,7 @@ def notice_to(name: str, **changes: Any) -> ApprovalNotification:
 
 
 async def recorded(agency: Agency) -> list[tuple[str, ...]]:
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["notifications"].snapshot() as connection:
         row = ApprovalNoticeRow
         query = select(row.approval_id, row.kind, row.recipient, row.text)
         return [tuple(each) for each in await connection.execute(query)]
@@ -77,7 +77,7 @@ def mail_to(box: Mailbox) -> Mail:
 
 async def test_mail_has_link_and_database_none(agency: Agency) -> None:
     async with mailbox() as box:
-        outbox = Outbox(agency.database, mail_to(box))
+        outbox = Outbox(agency.databases["notifications"], mail_to(box))
         notice = notice_to("grace@example.com", title="Trip of ada\nBcc: eve@example.com")
         for _ in range(2):
             await outbox.tell_approver(notice)
@@ -97,7 +97,7 @@ async def test_mail_has_link_and_database_none(agency: Agency) -> None:
 async def test_refused_mail_is_sent_again(agency: Agency) -> None:
     async with mailbox() as box:
         box.refusals = 1
-        outbox, notice = Outbox(agency.database, mail_to(box)), notice_to("grace@example.com")
+        outbox, notice = Outbox(agency.databases["notifications"], mail_to(box)), notice_to("grace@example.com")
         with pytest.raises(OSError, match="try again later"):
             await outbox.tell_approver(notice)
         assert (box.mails, await recorded(agency)) == ([], [])
@@ -107,7 +107,7 @@ async def test_refused_mail_is_sent_again(agency: Agency) -> None:
 
 async def test_only_addresses_get_mail(agency: Agency) -> None:
     async with mailbox() as box:
-        outbox = Outbox(agency.database, mail_to(box))
+        outbox = Outbox(agency.databases["notifications"], mail_to(box))
         names = [
             "group:finance",
             "anyone",

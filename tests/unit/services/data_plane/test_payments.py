@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from itertools import count
 
 import pytest
@@ -18,7 +19,7 @@ _examples = count()
 
 
 async def balance(agency: Agency, account: str) -> int:
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["payments"].snapshot() as connection:
         return (
             await connection.execute(select(AccountRow.balance_minor).where(AccountRow.account_id == account))
         ).scalar_one()
@@ -31,7 +32,7 @@ async def postings(agency: Agency, kind: str) -> list[dict[str, int]]:
         .where(LedgerTransactionRow.kind == kind)
     )
     transactions: dict[str, dict[str, int]] = {}
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["payments"].snapshot() as connection:
         for transaction, account, amount in await connection.execute(query):
             transactions.setdefault(transaction, {})[account] = amount
     return list(transactions.values())
@@ -50,7 +51,7 @@ async def test_refund_reverses_both_postings_of_charge(agency: Agency) -> None:
     assert await balance(agency, "merchant-eur") == 0
     assert await postings(agency, "charge") == [{"acct-ada": -50_000, "merchant-eur": 50_000}]
     assert await postings(agency, "refund") == [{"acct-ada": 50_000, "merchant-eur": -50_000}]
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["payments"].snapshot() as connection:
         assert (await connection.execute(select(ChargeRow.status))).scalar_one() == "refunded"
 
 
@@ -106,14 +107,14 @@ async def test_remaining_balance_is_spent_once(agency: Agency, second_agency: Ag
 
 async def test_reject_unbalanced_transaction(agency: Agency) -> None:
     with pytest.raises(ValueError, match="must sum to zero, not to 1"):
-        async with agency.database.transaction() as connection:
+        async with agency.databases["payments"].transaction() as connection:
             await record(connection, "charge", {"acct-ada": -99, "merchant-eur": 100})
     assert await postings(agency, "charge") == []
 
 
 async def test_posting_to_missing_account_is_transient_error(agency: Agency) -> None:
     with pytest.raises(LookupError, match="no account 'merchant-chf'"):
-        async with agency.database.transaction() as connection:
+        async with agency.databases["payments"].transaction() as connection:
             await credit(connection, "merchant-chf", 1)
 
 
@@ -133,7 +134,7 @@ moves = st.lists(
 )
 @given(moves)
 async def test_total_balance_is_invariant(
-    agency: Agency, second_agency: Agency, url: str, requests: list[tuple[str, str, int, bool]]
+    agency: Agency, second_agency: Agency, urls: Mapping[str, str], requests: list[tuple[str, str, int, bool]]
 ) -> None:
     """Concurrent charges and refunds in any order from two processes keep the ledger valid."""
     example = next(_examples)
@@ -147,8 +148,8 @@ async def test_total_balance_is_invariant(
     assert [
         answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, TerminalError)
     ] == []
-    report = await audit(url)
+    report = await audit(urls)
     assert report.ok, report
-    async with agency.database.snapshot() as connection:
+    async with agency.databases["payments"].snapshot() as connection:
         total = (await connection.execute(select(func.sum(AccountRow.balance_minor)))).scalar_one()
     assert int(total) == 0

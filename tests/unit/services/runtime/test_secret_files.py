@@ -7,12 +7,14 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
-from services.data_plane.database import database_url as parsed
+from services.database import database_url as parsed
 from services.runtime.secret_files import ENVIRONMENT_FILES, database_url, make_secrets, read_environment_files
+from services.runtime.settings import DATABASE_OWNERS
 
 ALL = {
     "database/postgres_password",
-    "database/environment",
+    *(f"database/{name}_password" for name in DATABASE_OWNERS),
+    *(f"{name}/environment" for name in DATABASE_OWNERS),
     "engine/request-identity.pem",
     "services/environment",
     "services/metrics_token",
@@ -57,7 +59,7 @@ def test_secret_files_are_readable_by_reader_only(tmp_path: Path) -> None:
     make_secrets(tmp_path)
 
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ALL}
-    for_groups = {"database/postgres_password", "services/metrics_token", "grafana/admin_password"}
+    for_groups = {name for name in ALL if name.endswith(("_password", "_token"))}
     assert modes == {name: 0o640 if name in for_groups else 0o600 for name in ALL}
 
 
@@ -65,15 +67,16 @@ def test_generated_secrets_match(tmp_path: Path) -> None:
     make_secrets(tmp_path)
 
     environment = {
-        ENVIRONMENT_FILES: f"{tmp_path / 'services' / 'environment'}:{tmp_path / 'database' / 'environment'}",
+        ENVIRONMENT_FILES: ":".join(str(tmp_path / name / "environment") for name in ("services", *DATABASE_OWNERS)),
         "PERDURE_SECURITY_METRICS_TOKEN": "my own",
     }
     read_environment_files(environment)
 
     assert environment.pop("PERDURE_SECURITY_METRICS_TOKEN") == "my own"
-    url = parsed(environment["PERDURE_DATABASE_URL"])
-    assert url.password == (tmp_path / "database" / "postgres_password").read_text()
-    assert (url.host, url.username, url.database) == ("postgres", "perdure", "perdure")
+    for name in DATABASE_OWNERS:
+        url = parsed(environment[f"PERDURE_{name.upper()}_DATABASE_URL"])
+        assert url.password == (tmp_path / "database" / f"{name}_password").read_text()
+        assert (url.host, url.username, url.database) == ("postgres", name, name)
     for variable, key in KEYS.items():
         assert environment[variable] == PrivateKey.load(tmp_path / key).public.id
     token = (tmp_path / "services" / "metrics_token").read_text()
@@ -82,7 +85,7 @@ def test_generated_secrets_match(tmp_path: Path) -> None:
 
 def test_password_with_any_character_round_trips_in_url() -> None:
     password = "a/b@c:d%e?f#g"  # noqa: S105 - it opens nothing
-    assert parsed(database_url(password)).password == password
+    assert parsed(database_url("flights", password)).password == password
 
 
 @pytest.mark.parametrize(("variable", "key"), KEYS.items())

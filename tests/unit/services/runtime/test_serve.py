@@ -12,7 +12,12 @@ from services.runtime.serve import serve
         ("PERDURE_FLIGHTS_PORT", "http", "flights", "PERDURE_FLIGHTS_PORT: Input should be a valid integer"),
         ("PERDURE_APPROVALS_RETENTION", "long", "approvals", "PERDURE_APPROVALS_RETENTION: Input should be a valid"),
         ("PERDURE_SAGA_RECONCILER_INTERVAL", "x", "saga", "invalid settings of saga: PERDURE_SAGA_RECONCILER_"),
-        ("PERDURE_DATABASE_URL", "mysql://x", "hotels", "'mysql' databases are not supported"),
+        (
+            "PERDURE_HOTELS_DATABASE_URL",
+            "mysql://x",
+            "hotels",
+            "HOTELS_DATABASE_URL: 'mysql' databases are not",
+        ),
         ("PERDURE_NOTIFICATIONS_LINK_KEY_FILE", "/nowhere", "notifications", "there is no file /nowhere"),
     ],
 )

@@ -10,7 +10,7 @@ from perdure._runtime.ports import free_ports
 from perdure.errors import ConfigurationError
 from services.data_plane.flights.settings import FlightsSettings
 from services.runtime.serve import serve
-from services.runtime.settings import PlatformSettings
+from services.runtime.settings import DATABASE_OWNERS, PlatformSettings
 from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 
 
@@ -31,7 +31,8 @@ def default_settings(monkeypatch, tmp_path):
         monkeypatch.delenv(spec.port_setting, raising=False)
     for part in ("INGRESS", "ADMIN", "NODE", "CONSOLE"):
         monkeypatch.delenv(f"PERDURE_{part}_PORT", raising=False)
-    monkeypatch.delenv("PERDURE_DATABASE_URL", raising=False)
+    for name in DATABASE_OWNERS:
+        monkeypatch.delenv(f"PERDURE_{name.upper()}_DATABASE_URL", raising=False)
     monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
 
 
@@ -54,7 +55,7 @@ def test_service_reads_environment_of_topology(monkeypatch, tmp_path):
         read = settings_of(spec)()
         assert read.host == "127.0.0.1"
         assert f"http://{read.host}:{read.port}" == topology.service_url(spec.name)
-    assert FlightsSettings().database_url.get_secret_value() == f"sqlite:///{tmp_path}/data/trips.db"
+    assert FlightsSettings().database_url.get_secret_value() == f"sqlite:///{tmp_path}/data/flights.db"
 
 
 def test_environment_changes_every_port(monkeypatch):
@@ -77,11 +78,29 @@ def test_error_names_variable_of_invalid_value(monkeypatch):
         PlatformSettings.read()
 
 
-def test_database_defaults_to_file_in_folder(monkeypatch, tmp_path):
-    assert PlatformSettings.read().database == f"sqlite:///{tmp_path}/data/trips.db"
-    monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:secret@localhost/trips")
-    assert PlatformSettings.read().database == "postgresql://ada:secret@localhost/trips"
+def test_databases_default_to_files_in_folder(monkeypatch, tmp_path):
+    files = {name: f"sqlite:///{tmp_path}/data/{name}.db" for name in DATABASE_OWNERS}
+    assert PlatformSettings.read().databases == files
+    monkeypatch.setenv("PERDURE_HOTELS_DATABASE_URL", "postgresql://ada:secret@localhost/hotels")
+    assert PlatformSettings.read().databases == {**files, "hotels": "postgresql://ada:secret@localhost/hotels"}
     assert "secret" not in repr(PlatformSettings.read())
+
+
+def test_refuse_database_of_two_services(monkeypatch, tmp_path):
+    monkeypatch.setenv("PERDURE_HOTELS_DATABASE_URL", f"sqlite:///{tmp_path}/data/flights.db")
+    with pytest.raises(ConfigurationError, match="FLIGHTS_DATABASE_URL and PERDURE_HOTELS_DATABASE_URL are equal"):
+        Topology.from_settings(PlatformSettings.read())
+
+
+def test_refuse_shared_database_of_earlier_version(monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "trips.db").touch()
+    with pytest.raises(ConfigurationError, match=r"trips\.db is the database of an earlier version.*PERDURE_LOCAL_DIR"):
+        Topology.from_settings(PlatformSettings.read())
+    (tmp_path / "data" / "trips.db").unlink()
+    monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:secret@localhost/trips")
+    with pytest.raises(ConfigurationError, match=r"PERDURE_DATABASE_URL is set.*: set PERDURE_FLIGHTS_DATABASE_URL,"):
+        Topology.from_settings(PlatformSettings.read())
 
 
 def test_error_names_variable_of_taken_port(tmp_path):

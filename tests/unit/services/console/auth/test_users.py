@@ -32,7 +32,7 @@ async def code_of(awaitable) -> tuple[int, str]:
 async def test_password_is_stored_as_argon2id(console):
     await console.add("ada@example.com")
     users = console.components.users
-    async with console.components.database.reading() as connection:
+    async with console.components.database.snapshot() as connection:
         (stored,) = await connection.scalars(select(UserRow.password_hash))
     assert stored.startswith("$argon2id$")
     assert PASSWORD not in stored
@@ -121,7 +121,7 @@ async def test_page_refresh_does_not_extend_session(console, headers):
 
 async def test_tokens_are_stored_as_hashes(console):
     token = await console.add("ada@example.com")
-    async with console.components.database.reading() as connection:
+    async with console.components.database.snapshot() as connection:
         rows = [row._asdict() for row in await connection.execute(select(SessionRow.__table__))]
     assert len(rows) == 1
     assert token not in str(rows)
@@ -221,7 +221,7 @@ async def test_reject_database_of_other_version(tmp_path):
         )
     with pytest.raises(ConfigurationError, match="use the matching release"):
         await database.prepare()
-    async with database.reading() as connection:
+    async with database.snapshot() as connection:
         assert await connection.scalar(text("SELECT version FROM console_schema")) == 99
     await database.dispose()
 

@@ -1,4 +1,4 @@
-"""Database of the data plane: a SQLite file that several processes share, or PostgreSQL.
+"""Database of a service: a SQLite file that several processes share, or PostgreSQL.
 
 Changes run in `Database.transaction`, reads of several rows in `Database.snapshot`. The engine retries transient
 failures: an outage is raised as `DatabaseUnavailable`, a lock or serialization failure as the driver's exception.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
-from importlib import import_module
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import is_tracing
@@ -27,33 +25,16 @@ from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _CHECK_TIMEOUT = 1.5
+_URL_HINT: Final = "use sqlite:///path/to/file.db or postgresql://user:password@host/name"
+_SCHEMA_LOCK: Final = 0x70657264757265  # "perdure", as a number
 
 
-class Base(DeclarativeBase):
-    """Base of all tables. Constraints have names, so that migrations can refer to them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-
-
-class Timestamped:
-    """A row with its time of creation, for information only."""
-
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-
-def database_url(url: str) -> URL:
+def database_url(url: str, setting: str = "the database URL") -> URL:
     """Parse a database URL and select its asynchronous driver.
 
     Args:
         url: ``sqlite:///path/to/file.db`` or ``postgresql://user:password@host/name``, optionally with the driver.
+        setting: Name of the setting, for messages.
 
     Raises:
         ConfigurationError: The URL is invalid, has an unsupported scheme, or names no SQLite file.
@@ -61,17 +42,13 @@ def database_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise ConfigurationError(
-            "the database URL is invalid: use sqlite:///path/to/file.db or postgresql://user:password@host/name"
-        ) from error
+        raise ConfigurationError(f"{setting} is invalid: {_URL_HINT}") from error
     driver = _DRIVERS.get(parsed.get_backend_name())
     if driver is None or parsed.drivername not in (parsed.get_backend_name(), driver):
-        raise ConfigurationError(
-            f"'{parsed.drivername}' databases are not supported: use sqlite:///path/to/file.db or postgresql://…"
-        )
+        raise ConfigurationError(f"{setting}: '{parsed.drivername}' databases are not supported: {_URL_HINT}")
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError(
-            "the services share one SQLite file: add its path to the URL, as in sqlite:///trips.db"
+            f"{setting}: processes share one SQLite file: add its path to the URL, as in sqlite:///flights.db"
         )
     return parsed.set(drivername=driver)
 
@@ -83,6 +60,7 @@ class Database:
         url: See `database_url`.
         wait: Maximum wait for a lock or a connection. Then the attempt fails and the engine retries it.
         connections: Maximum number of connections.
+        setting: See `database_url`.
 
     Attributes:
         url: The URL with the driver.
@@ -92,8 +70,17 @@ class Database:
         ConfigurationError: The URL is invalid.
     """
 
-    def __init__(self, url: str, *, wait: timedelta = timedelta(seconds=5), connections: int = 8) -> None:
-        self.url = database_url(url)
+    _version_query = "SELECT version_num FROM alembic_version"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        wait: timedelta = timedelta(seconds=5),
+        connections: int = 8,
+        setting: str = "the database URL",
+    ) -> None:
+        self.url = database_url(url, setting)
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.file = Path(self.url.database or "") if self.is_sqlite else None
@@ -127,7 +114,7 @@ class Database:
                 "timeout": wait.total_seconds(),
                 # Waiting for locks is bounded by `wait`, so a statement that takes much longer has lost its server.
                 "command_timeout": 3 * wait.total_seconds(),
-                "server_settings": {"application_name": "perdure-data-plane", "lock_timeout": milliseconds},
+                "server_settings": {"application_name": "perdure", "lock_timeout": milliseconds},
             },
         )
 
@@ -150,6 +137,20 @@ class Database:
             DatabaseUnavailable: The database does not work at the moment.
         """
         async with self._writers, self._connected() as connection, connection.begin():
+            yield connection
+
+    @asynccontextmanager
+    async def schema_change(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction for a change of the schema. Those of other processes wait for its end.
+
+        Raises:
+            DatabaseUnavailable: The database does not work at the moment.
+        """
+        async with self.transaction() as connection:
+            # A SQLite transaction locks the whole file from its beginning.
+            if not self.is_sqlite:
+                await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
             yield connection
 
     @asynccontextmanager
@@ -183,7 +184,7 @@ class Database:
         # Readiness allows two seconds, and would not name the database.
         with naming_outages(self.url):
             async with asyncio.timeout(_CHECK_TIMEOUT), self.snapshot() as connection:
-                await connection.execute(text("SELECT version_num FROM alembic_version"))
+                await connection.execute(text(self._version_query))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -209,17 +210,3 @@ class Database:
     async def dispose(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
-
-
-async def insert_if_missing(connection: AsyncConnection, table: type[Base], **values: Any) -> bool:
-    """Insert a row unless its key exists, and return whether the row was inserted. A unique constraint settles races.
-
-    Args:
-        connection: An open transaction.
-        table: The table.
-        **values: The row.
-    """
-    # A process imports the dialect of its database only.
-    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
-    result = await connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
-    return result.rowcount == 1
