@@ -18,7 +18,9 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    UsageError,
     call_ingress,
+    print_answer,
     print_facts,
     read_payload,
     resolve_actor,
@@ -29,6 +31,7 @@ from perdure.saga.dead_letter_batches import act_on_batch, list_dead_letters, ne
 from perdure.saga.messages import (
     MAX_PAGE,
     ActionReceipt,
+    BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
     DeadLetterActionRequest,
@@ -146,22 +149,26 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
-async def _act_on_group(client: IngressClient, request: BulkActionRequest, key: ActorKey | None) -> None:
+async def _act_on_group(
+    client: IngressClient, request: BulkActionRequest, key: ActorKey | None, *, as_json: bool
+) -> None:
     """Act on all dead letters that match now, in batches, and print the progress and the first refusals."""
-    done = refused = 0
+    total = BulkActionReceipt(done=[], refused={})
     batch: BulkActionRequest | None = request
     while batch is not None:
         receipt = await act_on_batch(client, batch, key)
-        done += len(receipt.done)
-        for letter_id, message in list(receipt.refused.items())[: max(0, _MAX_REFUSALS - refused)]:
-            console.say(f"{letter_id}: {message}")
-        refused += len(receipt.refused)
+        total.done.extend(receipt.done)
+        total.refused.update(receipt.refused)
+        total.remaining = receipt.remaining
         batch = next_batch(request, receipt)
-        if batch is not None:
-            console.say(f"{done} succeeded, {refused} refused, {receipt.remaining} remaining")
-    if refused > _MAX_REFUSALS:
-        console.say(f"{refused - _MAX_REFUSALS} more refused; `perdure dead-letters list` shows them")
-    console.say(f"{request.action}: {done} succeeded, {refused} refused")
+        if batch is not None and not as_json:
+            console.say(f"{len(total.done)} succeeded, {len(total.refused)} refused, {receipt.remaining} remaining")
+    refusals = [f"{letter_id}: {message}" for letter_id, message in list(total.refused.items())[:_MAX_REFUSALS]]
+    if len(total.refused) > _MAX_REFUSALS:
+        more = len(total.refused) - _MAX_REFUSALS
+        refusals.append(f"{more} more refused; `perdure dead-letters list` shows them")
+    result = f"{request.action}: {len(total.done)} succeeded, {len(total.refused)} refused"
+    print_answer(total, as_json, *refusals, result)
 
 
 _HELP = {
@@ -186,14 +193,15 @@ def _add_command(action: OperatorAction) -> None:
         service: ServiceOption = None,
         payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
         wait: Annotated[bool, typer.Option("--wait", help="With redrive: wait for the outcome.")] = False,
+        as_json: JsonOption = False,
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
         if (letter_id is None) == (signature is None):
-            raise ConfigurationError("pass either the ID of a dead letter or --signature")
+            raise UsageError("pass either the ID of a dead letter or --signature")
         if signature is not None and (payload is not None or wait):
-            raise ConfigurationError("--payload and --wait apply to one dead letter; pass its ID, not --signature")
+            raise UsageError("--payload and --wait apply to one dead letter; pass its ID, not --signature")
         if service is not None and signature is None:
-            raise ConfigurationError("--service restricts --signature; an ID names one dead letter")
+            raise UsageError("--service restricts --signature; an ID names one dead letter")
         actor_name, key = resolve_actor(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
@@ -211,11 +219,11 @@ def _add_command(action: OperatorAction) -> None:
             )
             target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
             receipt = call_ingress(ingress, lambda client: client.call(target, one))
-            console.say(f"{receipt.id}: {receipt.action} recorded. State: {receipt.state}.")
+            print_answer(receipt, as_json, f"{receipt.id}: {receipt.action} recorded. State: {receipt.state}.")
             return
         wanted = DeadLetterFilter(signature=signature, service=service)
         request = BulkActionRequest(action=action, actor=actor_name, reason=reason, filter=wanted)
-        call_ingress(ingress, lambda client: _act_on_group(client, request, key))
+        call_ingress(ingress, lambda client: _act_on_group(client, request, key, as_json=as_json))
 
     command.__doc__ = _HELP[action]
     app.command(action.value)(command)

@@ -22,7 +22,7 @@ def dev(
         int, typer.Option(envvar="PERDURE_PORT_OFFSET", min=0, max=50_000, help="Added to all ports: 100, 200 ...")
     ] = 0,
 ) -> None:
-    """Run an engine and the services of modules, and reload them on changes.
+    """Run an engine and the services of modules. Changes of their code reload them.
 
     Each module gets a process, and one more hosts rollbacks, approvals, schedules and alerts. Data and logs are in
     .perdure. The ingress is on port 8080, admin API and UI are on 9070, and the processes from 9080 up.

@@ -18,12 +18,12 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    UsageError,
     call_ingress,
     print_facts,
     read_payload,
     resolve_actor,
 )
-from perdure.errors import ConfigurationError
 from perdure.saga.held_step_messages import (
     MAX_PAGE,
     HeldStepAction,
@@ -151,13 +151,13 @@ def _add_command(action: HeldStepAction) -> None:
         wanted = HeldStepFilter(saga_id=saga, service=service, step=step, signature=signature)
         is_filtered = bool(wanted.model_dump(exclude_none=True))
         if (held_step_id is None) != everything or everything != is_filtered:
-            raise ConfigurationError(
+            raise UsageError(
                 "pass either the ID of a held step, or --all with --saga, --service, --step or --signature"
             )
         if everything and payload is not None:
-            raise ConfigurationError("--payload applies to one held step; pass its ID, not --all")
+            raise UsageError("--payload applies to one held step; pass its ID, not --all")
         if dry_run and not everything:
-            raise ConfigurationError("--dry-run applies to --all")
+            raise UsageError("--dry-run applies to --all")
         values = {"payload": read_payload(payload), "result": read_payload(result, "--result")}
         actor_name, key = resolve_actor(actor, key_file)
         if held_step_id is None:

@@ -52,15 +52,11 @@ from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console
 
 ServiceOption = Annotated[str | None, typer.Option(help="Filter by service.")]
-OlderThanOption = Annotated[
-    str | None, typer.Option(help="Filter by the time since the start: 15m, 1h30m, 2d.", metavar="DURATION")
-]
-SinceOption = Annotated[
-    str, typer.Option(help="Only ended sagas that started within this time, such as 8h or 7d.", metavar="DURATION")
-]
+OlderThanOption = Annotated[str | None, typer.Option(help="Only if started before: 15m, 1h30m, 2d.", metavar="AGE")]
+SinceOption = Annotated[str, typer.Option(help="Ended sagas: only if started within.", metavar="AGE")]
 ErrorOption = Annotated[
     str | None,
-    typer.Option(help="Filter by error: its text, or its signature with * for numbers and IDs.", metavar="TEXT"),
+    typer.Option(help="Filter by error; * for numbers and IDs.", metavar="TEXT"),
 ]
 AttributeOption = Annotated[
     list[str] | None, typer.Option(help="Filter by a business attribute; repeatable.", metavar="NAME=VALUE")
@@ -181,14 +177,14 @@ def _add_command(app: typer.Typer, action: SagaAction) -> None:
         *,
         phase: Annotated[
             list[SagaPhase] | None,
-            typer.Option(help="Filter by phase; repeatable. Default: phases that permit the action."),
+            typer.Option(metavar="PHASE", help="Filter by phase; repeatable. Default: those that permit it."),
         ] = None,
         service: ServiceOption = None,
         older_than: OlderThanOption = None,
         since: SinceOption = "1d",
         error: ErrorOption = None,
         attribute: AttributeOption = None,
-        limit: Annotated[int, typer.Option(min=1, max=MAX_SAGAS, help="Maximum number of sagas.")] = MAX_SAGAS,
+        limit: Annotated[int, typer.Option(min=1, max=MAX_SAGAS, metavar="N", help="Maximum number.")] = MAX_SAGAS,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the sagas.")] = False,
         actor: ActorOption = None,
         key_file: KeyFileOption = None,

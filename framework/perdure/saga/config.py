@@ -147,7 +147,11 @@ class Hold:
                 raise ConfigurationError(f"Hold.{name} must be positive; got {duration}")
 
     def applies_to(self, error: TerminalError) -> bool:
-        """Return whether an error holds the step."""
+        """Return whether an error holds the step.
+
+        Args:
+            error: The error of the step.
+        """
         return self.statuses is None or error.status_code in self.statuses
 
 
