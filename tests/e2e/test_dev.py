@@ -22,11 +22,13 @@ PERDURE = Path(sys.executable).with_name("perdure")
 
 STOCK = """
 import sqlite3
+from datetime import timedelta
 
 from pydantic import BaseModel
 
 from perdure import DataPlaneContext, DataPlaneService
 from perdure.errors import Refused
+from perdure.schedules import Schedule
 
 stock = DataPlaneService("Stock", public=True)
 
@@ -63,6 +65,9 @@ async def bill(ctx: DataPlaneContext, order: Order) -> str:
     if order.price == 0:
         raise RuntimeError("no price")
     return f"{order.part} for {order.price}"
+
+
+hourly = Schedule("hourly", bill, Order(part="storage", price=1), every=timedelta(hours=1))
 """
 
 ORDERS = """
@@ -102,6 +107,7 @@ class Shop:
             **inherited,
             "RESTATE_SERVER_BIN": str(engine),
             "PERDURE_ADMIN_URL": f"http://127.0.0.1:{9070 + self.offset}",
+            "PERDURE_INGRESS_URL": f"http://127.0.0.1:{8080 + self.offset}",
             "PYTHONDONTWRITEBYTECODE": "1",  # an edit within a second of the last one has the same time in a .pyc
         }
         self._out = root / "dev.log"
@@ -186,11 +192,13 @@ def test_run_project_from_start_to_stop(shop: Shop):
     assert refused["metadata"]["rollback"] == "rolled_back"
     shop.until_printed("Orders/winch/run failed: step 'bill' failed: the price must not be negative")
 
+    shop.until(lambda: "hourly" in shop.perdure("schedules", "list", "--json").stdout, "declared schedule")
+
     # A handler fails and is retried; its edit is reloaded, and the open order ends.
     shop.buy("free", 0, "run/send").raise_for_status()
     shop.until_printed("Stock/bill fails (attempt ")
     assert "): RuntimeError('no price')" in shop.out
-    shop.until_printed(f'{shop.root}/shop/stock.py", line 42, in bill')
+    shop.until_printed(f'{shop.root}/shop/stock.py", line 44, in bill')
     assert "site-packages" not in shop.out, "tracebacks contain frames of libraries"
     shop.until_printed("RuntimeError: no price (traceback as before)")
     shop.write("stock", STOCK.replace('raise RuntimeError("no price")', 'return "free"'))

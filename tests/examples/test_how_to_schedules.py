@@ -22,7 +22,7 @@ FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, flags=re.DOTALL))
 
 @pytest.mark.restate_modes("http2")
 async def test_declared_schedule_is_applied_and_fires(restate, tmp_path, monkeypatch):
-    assert list(FILES) == ["nightly.py", "apply.py"]
+    assert list(FILES) == ["nightly.py", "serving.py", "apply.py"]
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import configure_logging
+from perdure.schedules import ScheduleSetter
 from perdure.security.config import SecurityConfig
 from perdure.serving.modules import lifespan_of, load_modules
 from perdure.serving.process import serve as serve_services
@@ -44,6 +46,7 @@ def serve(
     raise typer.Exit(
         serve_services(
             *(service for module in loaded for service in module.services),
+            ScheduleSetter(sys.modules[module.name] for module in loaded),
             host=host,
             port=port,
             host_platform=host_platform,

@@ -1,7 +1,7 @@
 """Durable schedules: cron expressions and intervals that survive restarts.
 
     nightly = Schedule("nightly", reports.build, Day(), cron="0 2 * * *", timezone="Europe/Vienna")   # in a module
-    await apply_schedules([module], ingress)              # after the registration
+    serve(reports, ScheduleSetter([nightly]))             # `perdure serve MODULE` does it for the module's schedules
 
     schedules = ScheduleClient(ctx)                       # in a handler; ScheduleClient(ingress) elsewhere
     await schedules.set("nightly", cron="0 2 * * *", timezone="Europe/Vienna", target=reports.build, request=Day())
@@ -14,6 +14,7 @@ from perdure.schedules.declaration import Schedule
 from perdure.schedules.messages import ScheduledRun, SchedulePage, ScheduleStatus
 from perdure.schedules.recurrence import CatchUp, Overlap, ScheduledTarget, ScheduleSpec
 from perdure.schedules.service import definitions
+from perdure.schedules.setter import ScheduleSetter
 
 __all__ = [
     "CatchUp",
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "ScheduleClient",
     "SchedulePage",
+    "ScheduleSetter",
     "ScheduleSpec",
     "ScheduleStatus",
     "ScheduledRun",
