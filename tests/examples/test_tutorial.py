@@ -76,6 +76,11 @@ async def test_tutorial_orders_fail_survive_kill_and_wait(restate, project):
         path, body = REQUESTS[number]
         return (await http.post(path, json=json.loads(body))).json()
 
+    async def waits(admin: AdminClient) -> bool:
+        opened = "target_service_name = 'Approvals' and target_handler_name = 'open' and status = 'completed'"
+        of_order = f"target_service_key = 'fourth-{RUN}'"
+        return bool(await admin.query(f"select id from sys_invocation_status where {opened} and {of_order}"))
+
     async with http, AdminClient(env.admin) as admin:
         try:
             with stock.running():
@@ -96,6 +101,7 @@ async def test_tutorial_orders_fail_survive_kill_and_wait(restate, project):
                     await place(3)
                     settings = {"PERDURE_INGRESS_URL": env.ingress}
                     words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', APPROVE)]
+                    await eventually(lambda: waits(admin), what="request of the approval")
                     approved = await asyncio.to_thread(run_perdure, *words, **settings)
                     assert (approved.returncode, approved.stderr) == (0, "")
                     assert (await http.get(ATTACH)).json() == RESULTS[2]

@@ -97,10 +97,10 @@ async def test_unregistered_handler_is_recognised(hasty, target):
         assert error.acceptance is Acceptance.NOT_ACCEPTED
 
 
-async def test_read_for_unregistered_service_is_recognised(hasty):
-    nowhere = Target("Nowhere", "run", str, str)
-    for call in (hasty.attach(nowhere, idempotency_key="k"), hasty.output(nowhere, idempotency_key="k")):
-        assert (await refused(call, NotRegistered)).acceptance is Acceptance.UNKNOWN
+@pytest.mark.parametrize("read", ["attach", "output"])
+async def test_read_for_unregistered_service_finds_no_invocation(hasty, read):
+    call = getattr(hasty, read)(Target("Nowhere", "run", str, str), idempotency_key="k")
+    assert (await refused(call, InvocationNotFound)).acceptance is Acceptance.UNKNOWN
 
 
 @pytest.mark.parametrize("name", ["invocation_id", "idempotency_key", "key"])

@@ -171,11 +171,11 @@ async def test_status_works_without_saga_service(restate, did):
         await ingress.send(Target(name, "run", None, None), key="k")
 
         async def started() -> bool:
-            return did.count("first") == 1
+            status = await ingress.call(Target(name, "status", None, StatusData), key="k")
+            return (status.phase, status.current_step) == ("running", "first")
 
-        await eventually(started, what="first step")
-        status = await ingress.call(Target(name, "status", None, StatusData), key="k")
-    assert (status.phase, status.current_step) == ("running", "first")
+        await eventually(started, what="status of the first step")
+    assert did.count("first") == 1
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,8 @@ class ExecutionRollbacks:
                 if rollback is None or progress is None or this.generation != progress.generation:
                     return
                 link_to(rollback.trace)
+            elif (rollback is None or progress is None) and this.request.only_joins:
+                return  # its state was deleted; the waiter finds no record and repeats the steps
             elif rollback is None or progress is None:
                 rollback, progress = await _open(ctx, this.request, now)
             else:
@@ -365,7 +367,7 @@ async def _open(
         await step_progress_state(ctx, step.position).set(steps[step.position])
         if steps[step.position].state is CompensationState.DEAD_LETTER:
             await send_dead_letter(ctx, dead_letter_of(request, step, steps[step.position], now))
-    rollback = StoredRollback(**{**dict(request), "waiter": None})
+    rollback = StoredRollback(**{**dict(request), "waiter": None, "only_joins": False})
     await rollback_record(ctx).set(rollback)
     progress = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter)
     await rollback_progress_state(ctx).set(progress)

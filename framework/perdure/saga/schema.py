@@ -241,6 +241,7 @@ class RollbackRequest(BaseModel):
         reason: The error that failed the saga.
         waiter: The invocation that waits for the result.
         trace: Span of the orchestration (W3C traceparent) that the rollback's spans link to.
+        only_joins: Whether the request only adds its waiter to a recorded rollback. It has no steps, so it starts none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -256,6 +257,7 @@ class RollbackRequest(BaseModel):
     reason: str
     waiter: Waiter | None = None
     trace: str | None = None
+    only_joins: bool = False
 
     def letter_id(self, step: StepRecord) -> str:
         """Return the ID of a step's dead letter."""

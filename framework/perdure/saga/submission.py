@@ -130,20 +130,20 @@ async def await_rollback(
         Cancelled: This invocation was cancelled; the rollback continues.
     """
     backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
-    attempt = 1
+    attempt, is_recorded = 1, False
+    joining = request.model_copy(update={"steps": [], "completed": {}, "running": {}, "only_joins": True})
     # Not scaled: the caller's connection and the work of a rollback take real time.
     timers = [] if timeout is None else [ctx.sleep(timeout, "the wait for the rollback")]
     while True:
         awakeable, woken = new_awakeable(ctx)
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
-        await submit_rollback(ctx, request.model_copy(update={"waiter": waiter}))
+        await submit_rollback(ctx, (joining if is_recorded else request).model_copy(update={"waiter": waiter}))
         resubmit = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before the rollback is requested again")
         done = await any_done([woken, resubmit, *timers], "the rollback")
         answer = await ObjectClient(ctx, read_report, request.execution).call(wait)
         if answer.report is not None and answer.wait == wait:
             return answer.report
-        if answer.is_recorded and answer.wait == wait:  # the next request only adds its waiter
-            request = request.model_copy(update={"steps": [], "completed": {}, "running": {}})
+        is_recorded = answer.is_recorded and answer.wait == wait
         if any(timer in done for timer in timers):
             return RollbackReport(outcome=RollbackState.RUNNING)
         if woken in done:

@@ -95,6 +95,7 @@ INTERNAL_SERVICES: Final = frozenset(
         "ScheduleDispatcher",
         "Schedules",
         "SagaHeldSteps",
+        "SagaOperations",
         "SagaReconciler",
     }
 )

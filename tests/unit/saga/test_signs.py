@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,7 +18,14 @@ from perdure.saga.signs import Signs
 
 NOW = datetime.now(UTC)
 STEP = "saga/000001"
+POST: dict[str, Any] = {"service": "AlertDispatcher", "type": "service", "handler": "post"}
 EXECUTION = "saga/execution/Trips:1@x"
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count ages from the start of the test; the module may have been imported long before it."""
+    monkeypatch.setattr(f"{__name__}.NOW", datetime.now(UTC))
 
 
 class Engine:
@@ -46,7 +54,13 @@ class Engine:
 
 def row(condition: str = "failed", *, service: str = "Trips", age: timedelta = timedelta(0), **more: Any) -> Any:
     orchestration = {"type": "workflow", "handler": "run", "key": "1"}
-    other = {"id": "inv_1", "condition": condition, "service": service, "since": (NOW - age).isoformat(), "number": 1}
+    other = {
+        "id": "inv_1",
+        "condition": condition,
+        "service": service,
+        "since": (NOW - age).isoformat(),
+        "number": 1,
+    }
     return {**orchestration, **other, **more}
 
 
@@ -97,18 +111,24 @@ async def test_unexplained_sign_outlives_its_row():
 @pytest.mark.parametrize(
     ("paused", "unexplained"),
     [
-        (row("paused", age=timedelta(minutes=59)), False),
-        (row("paused", age=timedelta(minutes=61)), True),
-        (row("paused", service="Hotels", type="service", handler="reserve", age=timedelta(days=1)), False),
-        (row("paused", service="AlertDispatcher", type="service", handler="post", age=timedelta(minutes=1)), True),
-        (row("paused", service="AlertDispatcher", type="service", handler="post", age=-timedelta(hours=1)), False),
-        (row("paused", handler="roll_back", caller=ROLLBACK_DISPATCHER, age=timedelta(minutes=1)), True),
-        (row("paused", handler="roll_back", caller="Trips", age=timedelta(minutes=1)), False),
+        (partial(row, "paused", age=timedelta(minutes=59)), False),
+        (partial(row, "paused", age=timedelta(minutes=61)), True),
+        (partial(row, "paused", service="Hotels", type="service", handler="reserve", age=timedelta(days=1)), False),
+        (
+            partial(row, "paused", service="AlertDispatcher", type="service", handler="post", age=timedelta(minutes=1)),
+            True,
+        ),
+        (
+            partial(row, "paused", service="AlertDispatcher", type="service", handler="post", age=-timedelta(hours=1)),
+            False,
+        ),
+        (partial(row, "paused", handler="roll_back", caller=ROLLBACK_DISPATCHER, age=timedelta(minutes=1)), True),
+        (partial(row, "paused", handler="roll_back", caller="Trips", age=timedelta(minutes=1)), False),
     ],
 )
-async def test_paused_invocation_matters_by_service_and_age(paused: Mapping[str, Any], unexplained):
+async def test_paused_invocation_matters_by_service_and_age(paused: Callable[[], Any], unexplained):
     found = signs()
-    found.add([paused])
+    found.add([paused()])
     assert await found.are_unexplained(Engine().admin) is unexplained
 
 
