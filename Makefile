@@ -81,7 +81,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/lint-imports --no-cache >.local/lint-imports.log 2>&1 || { cat .local/lint-imports.log; exit 1; }
 	@$(DEPTRY) framework/perdure --config framework/pyproject.toml --known-first-party perdure \
-	  --per-rule-ignores "DEP002=tzdata|uvloop,DEP003=pydantic_core" >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
+	  --per-rule-ignores "DEP002=perdure|tzdata|uvloop,DEP003=pydantic_core" >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
 	@$(DEPTRY) services --config services/pyproject.toml --known-first-party services --per-rule-ignores \
 	  "DEP002=aiosqlite|asyncpg|python-multipart,DEP003=h11|markupsafe|pydantic_core|restate|starlette" \
 	  >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
