@@ -40,11 +40,10 @@ def completion(
 
     To try it in bash: source <(perdure completion bash)
     """
-    answer = CompletionScript(
-        shell=shell, script=get_completion_script(prog_name="perdure", complete_var="_PERDURE_COMPLETE", shell=shell)
-    )
+    program = {"prog_name": "perdure", "complete_var": "_PERDURE_COMPLETE", "shell": shell}
+    answer = CompletionScript.model_validate({"shell": shell, "script": get_completion_script(**program)})
     if install_script:
-        answer.file = str(install(shell=shell, prog_name="perdure", complete_var="_PERDURE_COMPLETE")[1])
+        answer.file = str(install(**program)[1])
     if as_json:
         console.print_model(answer)
     elif answer.file is None:
