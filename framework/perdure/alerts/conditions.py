@@ -172,9 +172,10 @@ def group_id(alert: Alert) -> str:
 def failing_sql(retries: int) -> str:
     """Return the condition that a row of ``sys_invocation`` fails repeatedly, that is, at least this often.
 
-    An invocation is running during each attempt; it is not resolved until its last failure is cleared by progress.
+    An invocation is running during each attempt; it is not resolved until its last failure is cleared by progress. A
+    paused one keeps its failure, and is a condition of its own.
     """
-    return f"(status != 'completed' and retry_count >= {retries} and last_failure is not null)"
+    return f"(status not in ('completed', 'paused') and retry_count >= {retries} and last_failure is not null)"
 
 
 def hanging_sql(limit: timedelta) -> str:

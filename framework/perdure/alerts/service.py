@@ -130,7 +130,8 @@ async def take_snapshot(
         EngineError: The engine does not answer, or refuses a query.
     """
     stored = await admin.query(stored_conditions_sql(recent_kill))
-    attempts = await attempt_conditions(admin, retries, hanging_limit)
+    known = {row["id"] for row in stored}  # paused or killed; the attempts are read a moment later
+    attempts = [row for row in await attempt_conditions(admin, retries, hanging_limit) if row["id"] not in known]
     return snapshot_of([*stored, *attempts], excluded_service=excluded_service)
 
 
