@@ -25,7 +25,7 @@ from perdure.observability.gauge_collector import GaugeCollector, Sample
 _CALL_TIMEOUT: Final = timedelta(minutes=3)
 _START_INTERVAL: Final = timedelta(seconds=1)
 _FAILURES_AT_START: Final = 5
-_DURATIONS: Final = 5
+_DURATIONS: Final = 3
 
 Sampler = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
 Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
@@ -34,7 +34,8 @@ Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
 class Pace:
     """Limits repeated queries to a share of a core, whatever the number of rows that the engine reads for them.
 
-    The shortest of the last durations counts, since other load on the machine delays a query and costs nothing.
+    The shortest of the last durations counts, since other load on the machine delays a query and costs nothing. The
+    first queries are not limited: those of a just-started engine are slow.
 
     Args:
         share: The share of one core.
@@ -53,8 +54,8 @@ class Pace:
 
     @property
     def duration(self) -> timedelta:
-        """The time that the queries take; 0 before the first."""
-        return timedelta(seconds=min(self._durations, default=0.0))
+        """The time that the queries take; 0 until enough of them have been measured."""
+        return timedelta(seconds=min(self._durations) if len(self._durations) == _DURATIONS else 0.0)
 
     @property
     def is_due(self) -> bool:
