@@ -49,7 +49,7 @@ Query = Callable[[AdminClient], Awaitable[object]]
 
 
 def queries(reconciler: SagaReconcilerConfig) -> Mapping[str, Query]:
-    """Return what is measured, by name."""
+    """Return the measured queries by name."""
     second = timedelta(seconds=1)
     return {
         "list of open sagas": list_sagas,

@@ -38,7 +38,7 @@ SAGAS = 30
 
 
 class Shop:
-    """Orchestrations whose keys say what they do: ``{customer}.{kind}.{token}``."""
+    """Orchestrations with keys ``{customer}.{kind}.{token}``; the kind selects the behaviour."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench

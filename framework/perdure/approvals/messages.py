@@ -428,7 +428,7 @@ class ApprovalSummary(_Record, Requester):
 
     Args:
         approval_id: The approval; decide it at ``/Approvals/{approval_id}/approve`` or ``reject``.
-        title: What is requested.
+        title: The request in one sentence.
         requester: See `perdure.approvals.request.Requester`.
         requester_verified: See `requester`.
         requester_owner: See `requester`.

@@ -62,7 +62,7 @@ class ApprovalNotification(_Event):
         kind: ``asked`` at the opening, ``reminder``, ``escalated`` or ``delegated``.
         approval_id: The approval.
         to: Person, group as ``group:finance``, or ``anyone``.
-        title: What is requested.
+        title: The request in one sentence.
         requester: Requesting person or program; may be empty.
         requester_verified: Whether the requester was authenticated.
         requester_owner: Owner of the requesting program's API key.

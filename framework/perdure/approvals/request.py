@@ -147,7 +147,7 @@ class ApprovalRequest(Requester):
 
     Args:
         approval_id: Key of the virtual object.
-        title: What is requested, in one sentence.
+        title: The request in one sentence.
         requester: The authenticated caller, a person or a program such as ``key:shop``; without one, the subject. May
             not vote.
         requester_verified: Whether the requester was authenticated. The library sets it, see `Orchestration.caller`.

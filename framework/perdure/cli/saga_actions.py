@@ -155,7 +155,8 @@ async def find_named(engine: AdminClient, ids: Sequence[str], service: str | Non
         matches = [saga for saga in sagas if name in (saga.key, f"{saga.service}:{saga.key}")]
         if not matches:
             raise ConfigurationError(
-                f"no saga '{name}': it never started, or its retention is over{await nearest(engine, name)}"
+                f"no saga '{name}': it never started, or the retention of its workflow is over"
+                f"{await nearest(engine, name)}"
             )
         if len(matches) > 1:
             services = ", ".join(sorted(saga.service for saga in matches))

@@ -496,8 +496,8 @@ select service, count(*) as number, min(since) as oldest, count(distinct saga) a
 # phase of its rollback, which is found by the execution's ID. A purged rollback leaves its phase. An execution is
 # orphaned if it was submitted and its rollback never began, or if it ended without closing its saga.
 #
-# The names of most sagas are not read: those that completed have nothing else to tell. The first of the recorded steps
-# stands for all.
+# The query reads only the names that a phase depends on. Of the recorded steps, it reads the first, which shows that
+# the saga has steps. It leaves out the mark of a completed saga.
 def sagas_sql(condition: str = "true", *, keys: Collection[str] | None = None) -> str:
     """Return the start of a query: a table ``sagas`` with id, service, key, phase, execution, failure, and times.
 
